@@ -1,0 +1,83 @@
+"""Who is to blame.
+
+Every error that cvqd reports is one of four kinds, and the kind decides what
+happens next: a guest's mistake fails one command, a front-end's ends one
+connection, a device's ends the device's run, a configuration's stops the
+daemon before it starts.  Nothing here knows how an error is shown.
+"""
+
+from __future__ import annotations
+
+import errno as errno_names
+
+
+class CvqdError(Exception):
+    """Base of the blamed errors; never raised itself."""
+
+    #: sysexits code when this error ends the process.
+    exit_code = 70
+
+
+class GuestError(CvqdError):
+    """The guest wrote something that virtio forbids.
+
+    ``reason`` is a stable word for counters and log lines (``chain.loop``).
+    """
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+
+class FrontendError(CvqdError):
+    """The front-end broke the vhost-user protocol; its connection ends.
+
+    ``request`` names the request that did it, as the protocol spells it.
+    """
+
+    exit_code = 76
+
+    def __init__(self, request: str, reason: str) -> None:
+        super().__init__(f"{request}: {reason}")
+        self.request = request
+        self.reason = reason
+
+
+class DeviceError(CvqdError):
+    """The device, or the kernel on its behalf, refused a call.
+
+    ``call`` is the ioctl's name (the simulator uses the same names),
+    ``errno`` the number it answered, ``reason`` what our books say the cause is.
+    """
+
+    exit_code = 71
+
+    def __init__(self, call: str, errno: int, reason: str = "") -> None:
+        name = errno_names.errorcode.get(errno, str(errno))
+        super().__init__(f"{call}: {name}" + (f": {reason}" if reason else ""))
+        self.call = call
+        self.errno = errno
+        self.reason = reason
+
+
+class IsolationError(DeviceError):
+    """The policy is ``require`` and the control queue cannot be isolated."""
+
+    exit_code = 78
+
+    def __init__(self, reason: str) -> None:
+        super().__init__("isolation", errno_names.EOPNOTSUPP, reason)
+
+
+class ConfigError(CvqdError):
+    """The configuration is wrong; ``problems`` holds every finding.
+
+    Each problem reads ``file:line:column: key: reason``.
+    """
+
+    exit_code = 78
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems

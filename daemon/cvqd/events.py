@@ -1,0 +1,143 @@
+"""Catalogue of log events: stable names, their level, their fields.
+
+A name is ``noun.verb`` in lower case.  ``guest`` marks an event that a guest
+can cause at will, so that the logger can limit it.  A test walks the source
+and holds every log call to this list; the README's table is made from it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One entry: what happened, how loud it is, which fields come with it."""
+
+    name: str
+    level: str
+    meaning: str
+    fields: tuple[str, ...] = ()
+    guest: bool = False
+
+
+_ALL: Final = (
+    Event("service.started", "info", "the daemon is ready for a front-end", ("version", "socket", "control")),
+    Event("service.stopping", "info", "a signal asked the daemon to end", ("signal",)),
+    Event("service.stopped", "info", "everything is closed", ()),
+    Event("device.opened", "info", "the device is ours", ("kind", "path", "features", "masked", "backend")),
+    Event(
+        "device.started",
+        "info",
+        "DRIVER_OK is set, the rings run",
+        ("features", "pairs", "rings", "elapsed_us"),
+    ),
+    Event("device.stopped", "info", "no ring runs any more", ("how", "reason")),
+    Event("device.failed", "error", "the device or the kernel refused a call", ("call", "errno", "reason")),
+    Event(
+        "device.fault",
+        "warning",
+        "the device broke the virtqueue protocol on the shadow queue",
+        ("reason", "detail"),
+    ),
+    Event("device.config_changed", "info", "the device announced a configuration change", ("status",)),
+    Event("isolation.verdict", "info", "where each queue's memory lives", ("verdict", "queues", "reason")),
+    Event(
+        "isolation.shared",
+        "warning",
+        "the control queue shares the guest's address space",
+        ("queue", "reason"),
+    ),
+    Event(
+        "isolation.refused",
+        "error",
+        "policy is require and the queue cannot be isolated",
+        ("queue", "reason"),
+    ),
+    Event("frontend.connected", "info", "a front-end opened a session", ()),
+    Event("frontend.disconnected", "info", "the session is over", ("reason",)),
+    Event("frontend.refused", "warning", "the front-end broke the protocol", ("request", "reason")),
+    Event("frontend.negotiated", "info", "features as the guest took them", ("features",)),
+    Event(
+        "memory.mapped",
+        "info",
+        "guest memory is in address space 0",
+        ("regions", "bytes", "added", "removed", "elapsed_us"),
+    ),
+    Event(
+        "cvq.command.received",
+        "debug",
+        "a command was popped and decoded",
+        ("command_id", "command", "bytes"),
+        guest=True,
+    ),
+    Event(
+        "cvq.command.refused",
+        "warning",
+        "answered ERR without asking the device",
+        ("command_id", "command", "reason", "detail"),
+        guest=True,
+    ),
+    Event(
+        "cvq.command.forwarded",
+        "debug",
+        "submitted to the shadow queue",
+        ("command_id", "command"),
+        guest=True,
+    ),
+    Event(
+        "cvq.command.acked",
+        "info",
+        "the device answered and the guest has it",
+        ("command_id", "command", "ack", "elapsed_us"),
+        guest=True,
+    ),
+    Event(
+        "cvq.command.expired",
+        "error",
+        "no answer within the deadline; the guest got ERR",
+        ("command_id", "command", "elapsed_us"),
+        guest=True,
+    ),
+    Event(
+        "cvq.command.late",
+        "warning",
+        "an expired command's answer arrived",
+        ("command_id", "command", "ack", "elapsed_us"),
+        guest=True,
+    ),
+    Event(
+        "cvq.chain.malformed",
+        "warning",
+        "a descriptor chain breaks virtio's rules",
+        ("reason", "detail"),
+        guest=True,
+    ),
+    Event(
+        "cvq.broken",
+        "error",
+        "the guest's control queue cannot be followed any more",
+        ("reason", "detail"),
+        guest=True,
+    ),
+    Event(
+        "state.changed",
+        "info",
+        "tracked state moved with the device",
+        ("command", "command_id", "digest", "late"),
+        guest=True,
+    ),
+    Event("state.reset", "info", "a new driver's life begins", ("reason", "digest")),
+    Event(
+        "state.replayed",
+        "info",
+        "tracked state was put back into the device",
+        ("commands", "digest", "elapsed_us"),
+    ),
+    Event("ring.bridged", "info", "a call descriptor is no eventfd; cvqd passes its signals on", ("queue",)),
+    Event("control.failed", "warning", "a control request could not be served", ("reason",)),
+    Event("log.dropped", "warning", "standard error did not take these lines in time", ("lines",)),
+)
+
+CATALOGUE: Final[dict[str, Event]] = {event.name: event for event in _ALL}

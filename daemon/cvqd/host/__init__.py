@@ -1,0 +1,1 @@
+"""All input and output: character device, sockets, eventfds, shared memory, logs."""
