@@ -8,7 +8,7 @@ and holds every log call to this list; the README's table is made from it.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +20,21 @@ class Event:
     meaning: str
     fields: tuple[str, ...] = ()
     guest: bool = False
+
+
+class EventLog(Protocol):
+    """Where events go; ``host.logging`` writes them, ``testing.events`` records them."""
+
+    def emit(self, name: str, /, *, mono_ns: int | None = None, **fields: object) -> None:
+        """Report one event of the catalogue; its level is the catalogue's.
+
+        ``mono_ns`` is ``time.monotonic_ns()`` at the step itself, for steps that
+        are reported after the fact; left out, it is the moment of the call.
+        Never blocks and never raises for what a reader of the log does.
+        """
+
+    def enabled(self, name: str, /) -> bool:
+        """Whether ``emit`` would write this event: lets a busy path skip building fields."""
 
 
 _ALL: Final = (
