@@ -1,0 +1,192 @@
+"""What a simulated device is to be: the frozen description it is built from.
+
+``config`` builds it from YAML; tests build it directly.  It knows no file
+format and nothing of how the device works.  Every ``ValueError`` it raises
+begins with the name of the field at fault.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+from typing import Final
+
+from cvqd.wire.vhost_vdpa import Backend, IovaRange
+from cvqd.wire.virtio import REQUIRES, Feature, mask_of
+
+#: 52:54:00 is the prefix of QEMU's guests, a locally administered one
+DEFAULT_MAC: Final = bytes.fromhex("525400127601")
+
+#: the queue count is 2N + 1 and must stay far below the u16 that GET_VRING_NUM and friends use
+MAX_QUEUE_PAIRS: Final = 127
+
+#: a sanity bound only
+MAX_ADDRESS_SPACES: Final = 16
+
+#: everything the simulator can do; MQ is left out of the default where there is one pair
+SUPPORTED_FEATURES: Final = mask_of(
+    Feature.MTU,
+    Feature.MAC,
+    Feature.STATUS,
+    Feature.CTRL_VQ,
+    Feature.CTRL_RX,
+    Feature.CTRL_VLAN,
+    Feature.CTRL_RX_EXTRA,
+    Feature.GUEST_ANNOUNCE,
+    Feature.MQ,
+    Feature.CTRL_MAC_ADDR,
+    Feature.ANY_LAYOUT,
+    Feature.VERSION_1,
+    Feature.ACCESS_PLATFORM,
+)
+
+#: without these two no driver can be served: fields are little-endian and addresses are IOVAs
+MANDATORY_FEATURES: Final = mask_of(Feature.VERSION_1, Feature.ACCESS_PLATFORM)
+
+#: 0x17e, what the kernel's simulator offers since Linux 6.7
+SUPPORTED_BACKEND_FEATURES: Final = (
+    Backend.IOTLB_MSG_V2.mask
+    | Backend.IOTLB_BATCH.mask
+    | Backend.IOTLB_ASID.mask
+    | Backend.SUSPEND.mask
+    | Backend.RESUME.mask
+    | Backend.ENABLE_AFTER_DRIVER_OK.mask
+    | Backend.IOTLB_PERSIST.mask
+)
+
+
+class Groups(enum.Enum):
+    """Which rings share a virtqueue group.  Membership never changes with negotiation."""
+
+    CVQ = "cvq"  #: group 0 has the data rings, group 1 the last ring
+    PER_QUEUE = "per-queue"  #: ring i is group i
+    SINGLE = "single"  #: every ring is in group 0
+
+
+@dataclass(frozen=True, slots=True)
+class LoopbackPath:
+    """Frames sent on a pair come back on the same pair."""
+
+
+@dataclass(frozen=True, slots=True)
+class PeerPath:
+    """Frames travel as Unix datagrams: received at ``bind``, sent to ``connect`` (file system paths)."""
+
+    bind: str
+    connect: str
+
+    def __post_init__(self) -> None:
+        for name, path in (("bind", self.bind), ("connect", self.connect)):
+            # sun_path holds 108 bytes with its terminating zero, unix(7)
+            if not path or len(path.encode()) > 107:
+                raise ValueError(f"{name}: {path!r} is no path of 1 to 107 bytes")
+        if self.bind == self.connect:
+            raise ValueError("connect: is the same socket as bind")
+
+
+class FaultAction(enum.Enum):
+    """How the control queue misbehaves.  ``delay`` and ``twice`` obey the command; the others do not."""
+
+    ERR = "err"  #: answered ERR
+    DROP = "drop"  #: never answered
+    DELAY = "delay"  #: obeyed at once, answered later
+    TWICE = "twice"  #: answered properly, then the same used element once more
+    WRONG_ID = "wrong_id"  #: the used element names another chain
+    ZERO_LENGTH = "zero_length"  #: returned with no byte written
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One planned misbehaviour: the next ``count`` commands called ``command`` (``*`` is any)."""
+
+    command: str
+    action: FaultAction
+    delay: float = 5.0  #: seconds, for ``FaultAction.DELAY``
+    count: int = 1
+
+    def __post_init__(self) -> None:
+        if not self.command:
+            raise ValueError("command: is empty")
+        if not 0 <= self.delay < float("inf"):
+            raise ValueError(f"delay: {self.delay} is no number of seconds")
+        if self.count < 1:
+            raise ValueError(f"count: {self.count} is less than one")
+
+
+def default_features(max_queue_pairs: int) -> int:
+    """Feature word offered when none is configured."""
+    return SUPPORTED_FEATURES & ~(0 if max_queue_pairs > 1 else Feature.MQ.mask)
+
+
+#: every 64-bit address, as the kernel's simulator reports
+WHOLE_RANGE: Final = IovaRange(0, 2**64 - 1)
+
+
+@dataclass(frozen=True, slots=True)
+class SimulatorSpec:
+    """A simulated network device.  ``ValueError`` for a description that no device could satisfy."""
+
+    mac: bytes = DEFAULT_MAC  #: six bytes
+    mtu: int = 1500  #: bytes
+    max_queue_pairs: int = 1
+    groups: Groups = Groups.CVQ
+    address_spaces: int = 2
+    features: int | None = None  #: feature word to offer; None is everything it can do
+    datapath: LoopbackPath | PeerPath = field(default_factory=LoopbackPath)
+    faults: tuple[Fault, ...] = ()
+    backend_features: int = SUPPORTED_BACKEND_FEATURES
+    iova_range: IovaRange = WHOLE_RANGE
+
+    def __post_init__(self) -> None:
+        if len(self.mac) != 6:
+            raise ValueError(f"mac: {self.mac.hex(':')} is not six bytes")
+        if self.mac[0] & 1 or not any(self.mac):
+            raise ValueError(f"mac: {self.mac.hex(':')} is no station address")
+        if not 68 <= self.mtu <= 65535:  # virtio 1.3 §5.1.4.1
+            raise ValueError(f"mtu: {self.mtu} is not between 68 and 65535")
+        if not 1 <= self.max_queue_pairs <= MAX_QUEUE_PAIRS:
+            raise ValueError(
+                f"max_queue_pairs: {self.max_queue_pairs} is not between 1 and {MAX_QUEUE_PAIRS}"
+            )
+        if not 1 <= self.address_spaces <= MAX_ADDRESS_SPACES:
+            raise ValueError(
+                f"address_spaces: {self.address_spaces} is not between 1 and {MAX_ADDRESS_SPACES}"
+            )
+        self._check_features()
+
+    def _check_features(self) -> None:
+        offered = self.offered_features
+        if offered & ~SUPPORTED_FEATURES:
+            raise ValueError(f"features: {offered & ~SUPPORTED_FEATURES:#x} is not supported")
+        if MANDATORY_FEATURES & ~offered:
+            raise ValueError("features: VERSION_1 and ACCESS_PLATFORM cannot be left out")
+        if offered & Feature.MQ.mask and self.max_queue_pairs == 1:
+            raise ValueError("features: MQ needs more than one queue pair")
+        for feature, needed in REQUIRES.items():
+            if offered & feature.mask and not offered & mask_of(*needed):
+                raise ValueError(f"features: {feature.name} needs {needed[0].name}")
+        if self.backend_features & ~SUPPORTED_BACKEND_FEATURES:
+            raise ValueError(f"backend_features: {self.backend_features:#x} has unsupported bits")
+
+    @property
+    def offered_features(self) -> int:
+        """Feature word the device offers."""
+        return default_features(self.max_queue_pairs) if self.features is None else self.features
+
+    @property
+    def queue_count(self) -> int:
+        """Rings: two for each pair, and the control ring where CTRL_VQ is offered."""
+        return 2 * self.max_queue_pairs + (1 if self.offered_features & Feature.CTRL_VQ.mask else 0)
+
+    @property
+    def group_count(self) -> int:
+        """Virtqueue groups, as GET_GROUP_NUM reports them."""
+        if self.groups is Groups.PER_QUEUE:
+            return self.queue_count
+        return 2 if self.groups is Groups.CVQ else 1
+
+    def group_of(self, queue: int) -> int:
+        """Group of a ring."""
+        if self.groups is Groups.PER_QUEUE:
+            return queue
+        return int(self.groups is Groups.CVQ and queue == 2 * self.max_queue_pairs)
