@@ -1,0 +1,150 @@
+"""What a front-end's message asks of the device: one frozen value per kind.
+
+``Session.receive`` returns at most one.  The glue carries it out *before*
+``Session.reply`` is called; what the effect says about its result goes there.
+The session's own data (rings, features, memory) is already new when an effect
+is returned, so the glue may look there for everything else.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from cvqd.core.memory_table import MemoryRegion
+    from cvqd.wire.vhost_user import FileDescriptor
+
+
+class RingDescriptor(enum.Enum):
+    """The three descriptors of a ring."""
+
+    KICK = "kick"
+    CALL = "call"
+    ERR = "err"
+
+
+@dataclass(frozen=True, slots=True)
+class SetFeatures:
+    """SET_FEATURES: ``features`` without vhost-user's own bit 30; may come again and again.
+
+    Without bit 30 every ring is enabled now (``implicit_enable``).  Result None, or ``Refusal``:
+    then the session's features are what they were before.
+    """
+
+    features: int
+    implicit_enable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryChanged:
+    """SET_MEM_TABLE, ADD_MEM_REG, REM_MEM_REG: removals come first; both may be empty.
+
+    Ring addresses have to be translated again.  Removed descriptors are
+    closed by ``reply``.  Result None; a region that cannot be mapped is an exception.
+    """
+
+    removed: tuple[MemoryRegion, ...]
+    added: tuple[MemoryRegion, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RingConfigured:
+    """SET_VRING_NUM, _ADDR or _BASE: see ``session.rings[index]``.  Result None."""
+
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class RingDescriptorChanged:
+    """SET_VRING_KICK, _CALL or _ERR: the new one (or None) is in ``session.rings[index]``.
+
+    ``old`` stays open until ``reply``, which closes it: bind the new one first.  Result None.
+    """
+
+    index: int
+    which: RingDescriptor
+    old: FileDescriptor | None
+
+
+@dataclass(frozen=True, slots=True)
+class RingEnabled:
+    """SET_VRING_ENABLE changed ``session.rings[index].enabled``.  Result None."""
+
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class RingStopped:
+    """GET_VRING_BASE: stop the ring; its kick and call are gone from the session.
+
+    ``reply`` closes them.  Result: the index to go on from (split: next available index).
+    """
+
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReadConfig:
+    """GET_CONFIG.  Result: exactly ``size`` bytes, or ``Refusal``."""
+
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class WriteConfig:
+    """SET_CONFIG; ``flags`` bit 0 says that migration writes.  Result None or ``Refusal``."""
+
+    offset: int
+    data: bytes
+    flags: int
+
+
+@dataclass(frozen=True, slots=True)
+class SetStatus:
+    """SET_STATUS; 0 resets the device.  Result None or ``Refusal`` (``session.status`` goes back)."""
+
+    old: int
+    new: int
+
+
+@dataclass(frozen=True, slots=True)
+class GetStatus:
+    """GET_STATUS.  Result: the status byte, or None for the session's own."""
+
+
+@dataclass(frozen=True, slots=True)
+class ResetDevice:
+    """RESET_DEVICE: all rings are disabled, status is 0; memory and features stay.  Result None."""
+
+
+Effect = (
+    SetFeatures
+    | MemoryChanged
+    | RingConfigured
+    | RingDescriptorChanged
+    | RingEnabled
+    | RingStopped
+    | ReadConfig
+    | WriteConfig
+    | SetStatus
+    | GetStatus
+    | ResetDevice
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A result: the device will not.
+
+    With need_reply the front-end gets a non-zero acknowledgement.  Without, a
+    refused SET_FEATURES ends the connection (``reply`` raises FrontendError),
+    GET_CONFIG has an error answer of its own, the rest goes unnoticed.
+    """
+
+    reason: str
+
+
+Result = int | bytes | Refusal | None

@@ -1,0 +1,39 @@
+"""What the daemon offers a front-end, fixed for the length of a session."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from cvqd.wire.vhost_user import PROTOCOL_FEATURES_SERVED
+from cvqd.wire.virtio import Feature
+
+#: Of SCM_RIGHTS no more than one per message is needed for these; a VM with hot-plugged memory has a dozen.
+MEMORY_SLOTS: Final = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """Features and limits.
+
+    ``features`` are the device's as the guest may see them; vhost-user's bit 30 is added here.
+    ACCESS_PLATFORM must not be among them: it would turn every address into an I/O virtual one.
+    ``rings`` counts all of them, the control queue included; ``ring_size`` is the largest, in descriptors.
+    """
+
+    features: int
+    rings: int
+    ring_size: int
+    protocol_features: int = PROTOCOL_FEATURES_SERVED
+    memory_slots: int = MEMORY_SLOTS
+
+    def __post_init__(self) -> None:
+        if self.features & Feature.ACCESS_PLATFORM.mask:
+            raise ValueError("ACCESS_PLATFORM is never offered to a front-end")
+        if not 1 <= self.rings <= 256:
+            raise ValueError(f"{self.rings} rings; vhost-user can name 1 to 256")
+
+    @property
+    def word(self) -> int:
+        """Answer to GET_FEATURES."""
+        return self.features | Feature.PROTOCOL_FEATURES.mask

@@ -1,0 +1,76 @@
+"""Which request may look how: the literal table that ``core.session`` checks first.
+
+Source: QEMU ``docs/interop/vhost-user.rst``.  A request that is not in the
+table is named, skipped, and acknowledged with an error if it asks; those of
+them whose answer the front-end would wait for end the connection instead.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from cvqd.wire.vhost_user import MAX_DESCRIPTORS, FrontRequest, ProtocolFeature
+
+
+class Rule(NamedTuple):
+    """``least``/``most`` descriptors, the protocol feature needed, and whether it has its own answer.
+
+    Payload lengths are the codecs' to check.
+    """
+
+    least: int = 0
+    most: int = 0
+    needs: ProtocolFeature | None = None
+    answers: bool = False
+
+
+_MQ = ProtocolFeature.MQ
+_CHANNEL = ProtocolFeature.BACKEND_REQ
+_CONFIG = ProtocolFeature.CONFIG
+_RESET = ProtocolFeature.RESET_DEVICE
+_SLOTS = ProtocolFeature.CONFIGURE_MEM_SLOTS
+_STATUS = ProtocolFeature.STATUS
+
+RULES: Final[dict[FrontRequest, Rule]] = {
+    FrontRequest.GET_FEATURES: Rule(answers=True),
+    FrontRequest.SET_FEATURES: Rule(),
+    FrontRequest.SET_OWNER: Rule(),
+    FrontRequest.RESET_OWNER: Rule(),
+    FrontRequest.SET_MEM_TABLE: Rule(0, MAX_DESCRIPTORS),
+    FrontRequest.SET_VRING_NUM: Rule(),
+    FrontRequest.SET_VRING_ADDR: Rule(),
+    FrontRequest.SET_VRING_BASE: Rule(),
+    FrontRequest.GET_VRING_BASE: Rule(answers=True),
+    FrontRequest.SET_VRING_KICK: Rule(0, 1),
+    FrontRequest.SET_VRING_CALL: Rule(0, 1),
+    FrontRequest.SET_VRING_ERR: Rule(0, 1),
+    FrontRequest.GET_PROTOCOL_FEATURES: Rule(answers=True),
+    FrontRequest.SET_PROTOCOL_FEATURES: Rule(),
+    FrontRequest.GET_QUEUE_NUM: Rule(needs=_MQ, answers=True),
+    FrontRequest.SET_VRING_ENABLE: Rule(),
+    FrontRequest.SET_BACKEND_REQ_FD: Rule(1, 1, needs=_CHANNEL),
+    FrontRequest.GET_CONFIG: Rule(needs=_CONFIG, answers=True),
+    FrontRequest.SET_CONFIG: Rule(needs=_CONFIG),
+    FrontRequest.RESET_DEVICE: Rule(needs=_RESET),
+    FrontRequest.GET_MAX_MEM_SLOTS: Rule(needs=_SLOTS, answers=True),
+    FrontRequest.ADD_MEM_REG: Rule(1, 1, needs=_SLOTS),
+    # older front-ends attach the region's file to its removal; it is closed
+    FrontRequest.REM_MEM_REG: Rule(0, 1, needs=_SLOTS),
+    FrontRequest.SET_STATUS: Rule(needs=_STATUS),
+    FrontRequest.GET_STATUS: Rule(needs=_STATUS, answers=True),
+}
+
+#: Requests that we never offered and whose sender waits for content that we do not have.
+UNANSWERABLE: Final = frozenset(
+    {
+        FrontRequest.IOTLB_MSG,
+        FrontRequest.CREATE_CRYPTO_SESSION,
+        FrontRequest.POSTCOPY_ADVISE,
+        FrontRequest.POSTCOPY_END,
+        FrontRequest.GET_INFLIGHT_FD,
+        FrontRequest.GET_SHARED_OBJECT,
+        FrontRequest.SET_DEVICE_STATE_FD,
+        FrontRequest.CHECK_DEVICE_STATE,
+        FrontRequest.GET_SHMEM_CONFIG,
+    }
+)
