@@ -48,17 +48,35 @@ class DeviceError(CvqdError):
     """The device, or the kernel on its behalf, refused a call.
 
     ``call`` is the ioctl's name (the simulator uses the same names),
-    ``errno`` the number it answered, ``reason`` what our books say the cause is.
+    ``arguments`` what it was given, ``errno`` the number it answered,
+    ``reason`` what our books say the cause is.
     """
 
     exit_code = 71
 
-    def __init__(self, call: str, errno: int, reason: str = "") -> None:
+    def __init__(self, call: str, errno: int, reason: str = "", arguments: str = "") -> None:
         name = errno_names.errorcode.get(errno, str(errno))
-        super().__init__(f"{call}: {name}" + (f": {reason}" if reason else ""))
+        shown = f"{call}({arguments})" if arguments else call
+        super().__init__(f"{shown}: {name}" + (f": {reason}" if reason else ""))
         self.call = call
+        self.arguments = arguments
         self.errno = errno
         self.reason = reason
+
+
+class UnavailableError(DeviceError):
+    """The device cannot be opened; ``exit_code`` says which kind of obstacle.
+
+    69 absent, 71 the system refused, 75 busy, 77 no permission, 78 another kind of device.
+    """
+
+    def __init__(self, path: str, errno: int, reason: str, exit_code: int) -> None:
+        super().__init__("open", errno, reason, path)
+        self.path = path
+        self.exit_code = exit_code
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}"
 
 
 class IsolationError(DeviceError):
