@@ -1,0 +1,147 @@
+"""Three sets of features: what the device offers, what the guest may take, what the device is told.
+
+Offered to the guest = the device's, as far as cvqd serves them, without
+ACCESS_PLATFORM, with vhost-user's bit 30.  Told to the device = the guest's
+choice, with ACCESS_PLATFORM and the control bits that cvqd itself needs.
+Every bit that is held back has a reason that people can read.
+"""
+
+from __future__ import annotations
+
+from errno import EOPNOTSUPP
+from typing import Final, NamedTuple
+
+from cvqd.errors import DeviceError
+from cvqd.wire.virtio import REQUIRES, Feature, feature_names, mask_of
+
+#: features of the data path alone: the data queues run straight on the device
+DATA_PATH: Final = mask_of(
+    Feature.CSUM,
+    Feature.GUEST_CSUM,
+    Feature.GUEST_TSO4,
+    Feature.GUEST_TSO6,
+    Feature.GUEST_ECN,
+    Feature.GUEST_UFO,
+    Feature.GUEST_USO4,
+    Feature.GUEST_USO6,
+    Feature.HOST_TSO4,
+    Feature.HOST_TSO6,
+    Feature.HOST_ECN,
+    Feature.HOST_UFO,
+    Feature.HOST_USO,
+    Feature.GSO,
+    Feature.MRG_RXBUF,
+    Feature.GUEST_HDRLEN,
+    Feature.MTU,
+    Feature.MAC,
+    Feature.SPEED_DUPLEX,
+    Feature.ANY_LAYOUT,
+    Feature.ORDER_PLATFORM,
+)
+
+#: control features whose commands are judged, relayed and tracked
+CONTROL: Final = mask_of(
+    Feature.CTRL_VQ,
+    Feature.CTRL_RX,
+    Feature.CTRL_RX_EXTRA,
+    Feature.CTRL_VLAN,
+    Feature.CTRL_MAC_ADDR,
+    Feature.MQ,
+    Feature.GUEST_ANNOUNCE,
+    Feature.STATUS,
+)
+
+SERVED: Final = DATA_PATH | CONTROL | Feature.VERSION_1.mask
+
+#: served by cvqd where the device lacks them, given a control queue
+EMULATED: Final = mask_of(Feature.STATUS, Feature.GUEST_ANNOUNCE)
+
+_REASONS: Final[dict[Feature, str]] = {
+    Feature.ACCESS_PLATFORM: "always taken on the device; a guest's addresses are guest-physical",
+    Feature.LOG_ALL: "dirty logging is not served",
+    Feature.RING_PACKED: "the shadow queue speaks the split format",
+    Feature.INDIRECT_DESC: "a feature of all rings, not served on the control queue",
+    Feature.EVENT_IDX: "a feature of all rings, not served on the control queue",
+    Feature.IN_ORDER: "a feature of all rings, not served on the control queue",
+    Feature.RING_RESET: "vhost-user has no message for it",
+    Feature.NOTIFICATION_DATA: "an eventfd carries no data",
+    Feature.NOTIF_CONFIG_DATA: "an eventfd carries no data",
+}
+
+
+class Masked(NamedTuple):
+    """A feature of the device that the guest is not offered, and why."""
+
+    name: str
+    reason: str
+
+
+class Offer(NamedTuple):
+    """What the guest may take.
+
+    ``features`` includes bit 30; ``max_pairs`` is what the guest can be given, ``device_pairs``
+    decides where the device's control queue lies.
+    """
+
+    features: int
+    masked: tuple[Masked, ...]
+    max_pairs: int
+    device_pairs: int
+    emulated: int
+
+    @property
+    def device_cvq_index(self) -> int:
+        """Index of the device's control queue, wherever the guest's is."""
+        return 2 * self.device_pairs
+
+    def device_word(self, guest_features: int, device_features: int) -> int:
+        """Features to acknowledge on the device for what the guest took."""
+        word = (guest_features & ~self.emulated) | Feature.ACCESS_PLATFORM.mask
+        word |= device_features & Feature.CTRL_VQ.mask
+        if self.device_pairs > 1:
+            word |= Feature.MQ.mask
+        word &= ~Feature.PROTOCOL_FEATURES.mask
+        return word
+
+
+def offer(device_features: int, max_pairs: int, vqs: int) -> Offer:
+    """Offer for a device with this feature word, configured pairs and number of rings.
+
+    DeviceError where the device cannot be served at all: no VERSION_1, no ACCESS_PLATFORM.
+    """
+    for needed, why in (
+        (Feature.VERSION_1, "a legacy device cannot be shadowed"),
+        (Feature.ACCESS_PLATFORM, "a device that bypasses address translation cannot be isolated"),
+    ):
+        if not device_features & needed.mask:
+            raise DeviceError("VHOST_GET_FEATURES", EOPNOTSUPP, f"the device lacks {needed.name}: {why}")
+    reasons: dict[int, str] = {}
+    features = device_features
+    emulated = 0
+    if features & Feature.CTRL_VQ.mask and vqs < 3:
+        reasons[Feature.CTRL_VQ] = f"the device offers it with only {vqs} rings"
+        features &= ~Feature.CTRL_VQ.mask
+    if features & Feature.MQ.mask and vqs < 2 * max_pairs + 1:
+        reasons[Feature.MQ] = f"{max_pairs} pairs need {2 * max_pairs + 1} rings and the device has {vqs}"
+        features &= ~Feature.MQ.mask
+    if features & Feature.CTRL_VQ.mask:
+        emulated = EMULATED & ~features
+        features |= emulated
+    for bit in range(64):
+        if features >> bit & 1 and not SERVED >> bit & 1:
+            reasons[bit] = _reason(bit)
+    features &= SERVED
+    for feature, needs in REQUIRES.items():
+        if features & feature.mask and not any(features & need.mask for need in needs):
+            reasons[feature] = f"needs {' or '.join(need.name for need in needs)}"
+            features &= ~feature.mask
+    pairs = max_pairs if features & Feature.MQ.mask else 1
+    masked = tuple(Masked(feature_names(1 << bit)[0], reason) for bit, reason in sorted(reasons.items()))
+    return Offer(features | Feature.PROTOCOL_FEATURES.mask, masked, pairs, pairs, emulated)
+
+
+def _reason(bit: int) -> str:
+    try:
+        return _REASONS.get(Feature(bit), "its commands are not relayed")
+    except ValueError:
+        return "unknown to cvqd"

@@ -1,0 +1,96 @@
+"""Eventfds: one owner each, and one place where a task waits for several.
+
+Waiting is edge-triggered and never reads the counter: every write to an
+eventfd is an edge, also when the counter was not zero, and the kernel's
+vhost leaves the counters alone in the same way (``drivers/vhost/vhost.c``).
+So a borrowed, shared or blocking descriptor needs no special care.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import select
+from typing import TYPE_CHECKING, Final, Self
+
+import trio
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+ONE: Final = (1).to_bytes(8, "little")
+
+
+def ring(fd: int) -> None:
+    """Signal a doorbell that may be an eventfd, a socket or a pipe.
+
+    A full one is signalled already and a closed one has nobody behind it.
+    """
+    try:
+        os.write(fd, ONE)
+    except OSError as error:
+        if error.errno not in (errno.EAGAIN, errno.EPIPE, errno.ECONNRESET):
+            raise
+
+
+class Doorbell:
+    """An eventfd of our own."""
+
+    __slots__ = ("_fd",)
+
+    def __init__(self) -> None:
+        self._fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+
+    def fileno(self) -> int:
+        """Descriptor, to lend."""
+        return self._fd
+
+    def ring(self) -> None:
+        """Signal whoever waits."""
+        ring(self._fd)
+
+    def close(self) -> None:
+        """Close the descriptor; no task may wait on it directly."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+
+class DoorbellSet:
+    """Doorbells that one task waits for together.  Descriptors are borrowed."""
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+
+    def add(self, fd: int) -> None:
+        """Watch a doorbell; one that is signalled already counts at once."""
+        self._epoll.register(fd, select.EPOLLIN | select.EPOLLET)
+
+    def discard(self, fd: int) -> None:
+        """Stop watching; a closed or unknown descriptor is ignored."""
+        with contextlib.suppress(OSError, ValueError):
+            self._epoll.unregister(fd)
+
+    async def wait(self, deadline: float | None = None) -> list[int]:
+        """Doorbells that rang since the last call; empty after ``deadline`` (trio's clock)."""
+        with trio.move_on_at(deadline) if deadline is not None else contextlib.nullcontext():
+            await trio.lowlevel.wait_readable(self._epoll.fileno())
+        return [fd for fd, _ in self._epoll.poll(0)]
+
+    def close(self) -> None:
+        """Wake a waiting task with ``trio.ClosedResourceError`` and let go of everything."""
+        if not self._epoll.closed:
+            trio.lowlevel.notify_closing(self._epoll.fileno())
+            self._epoll.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
