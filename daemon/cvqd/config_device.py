@@ -1,0 +1,147 @@
+"""The two kinds of device that a configuration can name, and the keys of each."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from cvqd import config_scalars as scalars
+from cvqd.config_fields import REQUIRED, Field, ListOf, Scalar, Section, Union
+from cvqd.simulator.spec import (
+    DEFAULT_MAC,
+    MAX_ADDRESS_SPACES,
+    MAX_QUEUE_PAIRS,
+    SUPPORTED_FEATURES,
+    Fault,
+    FaultAction,
+    Groups,
+    LoopbackPath,
+    PeerPath,
+    SimulatorSpec,
+)
+from cvqd.wire import net_control
+from cvqd.wire.net_config import format_mac
+from cvqd.wire.virtio import Feature, feature_names, mask_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+@dataclass(frozen=True, slots=True)
+class CharDevice:
+    """A vhost-vdpa node, by path or by the name that the ``vdpa`` tool shows; one of the two is None.
+
+    ``mac`` (6 bytes) is set at each new driver's life, None leaves the device's own.
+    """
+
+    path: str | None = None
+    vdpa: str | None = None
+    mac: bytes | None = None
+
+    def __post_init__(self) -> None:
+        if (self.path is None) == (self.vdpa is None):
+            raise ValueError("exactly one of path and vdpa names the device")
+
+
+DeviceConfig = CharDevice | SimulatorSpec
+
+
+def label(device: DeviceConfig) -> str:
+    """What log lines call the device: its path, its vdpa name or ``simulator``."""
+    if isinstance(device, CharDevice):
+        return device.path or device.vdpa or ""
+    return "simulator"
+
+
+def _vdpa_name(text: str) -> str:
+    # the kernel takes it as a device name, so it becomes one component of a path
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,63}", text):
+        raise ValueError(f"{text[:48]!a} is no name such as vdpa0")
+    return text
+
+
+def _simulator(features: Sequence[str] | None, **values: Any) -> SimulatorSpec:
+    word = None if features is None else mask_of(*(Feature[name] for name in features))
+    return SimulatorSpec(features=word, **values)
+
+
+_DATAPATH: Final = Union(
+    "mapping with `kind`",
+    {
+        "loopback": Section("frames come back on their pair, if the filters let them", (), LoopbackPath),
+        "peer": Section(
+            "frames travel to another simulator as Unix datagrams",
+            (
+                Field("bind", scalars.path(scalars.SUN_PATH), REQUIRED, "socket where frames arrive"),
+                Field("connect", scalars.path(scalars.SUN_PATH), REQUIRED, "the other simulator's `bind`"),
+            ),
+            PeerPath,
+        ),
+    },
+)
+
+_FAULT: Final = Section(
+    "fault",
+    (
+        Field(
+            "command",
+            Scalar("command or `*`", scalars.choice("*", *net_control.NAMES).convert),
+            REQUIRED,
+            "which command, by its log name",
+        ),
+        Field("action", scalars.member(FaultAction), REQUIRED, "what happens to it"),
+        Field("delay", scalars.seconds(0, 3600), 5.0, "how late the answer is, for `delay`", "5s"),
+        Field("count", scalars.integer(1, 1_000_000), 1, "how many commands"),
+    ),
+    Fault,
+)
+
+DEVICE: Final = Union(
+    "mapping with `kind`",
+    {
+        "vhost-vdpa": Section(
+            "a vhost-vdpa character device",
+            (
+                Field("path", scalars.path(), None, "its node; or:", "none"),
+                Field(
+                    "vdpa", Scalar("name", _vdpa_name), None, "its name as the `vdpa` tool shows it", "none"
+                ),
+                Field(
+                    "mac", scalars.mac(), None, "address at the start of each driver's life", "the device's"
+                ),
+            ),
+            CharDevice,
+        ),
+        "simulator": Section(
+            "the embedded device",
+            (
+                Field(
+                    "mac", scalars.mac(), DEFAULT_MAC, "address after reset", f"`{format_mac(DEFAULT_MAC)}`"
+                ),
+                Field("mtu", scalars.integer(68, 65535), 1500, "bytes"),
+                Field("max_queue_pairs", scalars.integer(1, MAX_QUEUE_PAIRS), 1, "pairs it has"),
+                Field(
+                    "groups",
+                    scalars.member(Groups),
+                    Groups.CVQ,
+                    "which queues share a group",
+                    f"`{Groups.CVQ.value}`",
+                ),
+                Field("address_spaces", scalars.integer(1, MAX_ADDRESS_SPACES), 2, "how many it has"),
+                Field(
+                    "features",
+                    ListOf(
+                        Scalar("feature name", scalars.choice(*feature_names(SUPPORTED_FEATURES)).convert)
+                    ),
+                    None,
+                    "what it offers, by name",
+                    "all it can do",
+                ),
+                Field("datapath", _DATAPATH, LoopbackPath(), "where frames go", "`kind: loopback`"),
+                Field("faults", ListOf(_FAULT), (), "planned misbehaviour of its control queue", "none"),
+            ),
+            _simulator,
+        ),
+    },
+)
