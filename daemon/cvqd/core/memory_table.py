@@ -7,6 +7,7 @@ for ``host`` to find out when it maps the file; descriptors are opaque here.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 from cvqd.errors import FrontendError
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from cvqd.wire.vhost_user import FileDescriptor, FileIdentity
-    from cvqd.wire.vhost_user_payloads import RegionDescription
 
 _ADDRESSES = 1 << 64
 
@@ -49,7 +49,7 @@ class MemoryRegion:
         return MappingKey(self.guest_address, self.size, self.descriptor.identity, self.mmap_offset)
 
 
-def check_region(request: str, region: RegionDescription) -> None:
+def check_region(request: str, region: MemoryRegion) -> None:
     """FrontendError for a region that is empty or runs over the end of an address space."""
     if region.size == 0:
         raise FrontendError(request, f"region at guest address {region.guest_address:#x} has no bytes")
@@ -69,7 +69,7 @@ def check_table(request: str, regions: Iterable[MemoryRegion]) -> None:
         ("guest", sorted((region.guest_address, region.size) for region in table)),
         ("user", sorted((region.user_address, region.size) for region in table)),
     ):
-        for (start, size), (following, _) in zip(starts, starts[1:], strict=False):
+        for (start, size), (following, _) in pairwise(starts):
             if start + size > following:
                 raise FrontendError(
                     request, f"regions at {what} addresses {start:#x} and {following:#x} overlap"
@@ -92,6 +92,6 @@ def guest_address(regions: tuple[MemoryRegion, ...], user_address: int, length: 
     """Guest-physical address of ``length`` bytes that lie in one region, else None."""
     for region in regions:
         offset = user_address - region.user_address
-        if 0 <= offset and offset + length <= region.size:
+        if offset >= 0 and offset + length <= region.size:
             return region.guest_address + offset
     return None

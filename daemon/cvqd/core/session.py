@@ -10,7 +10,9 @@ configures them, libkrun sends memory before features), therefore no order is
 demanded; only what a message needs to be understood.
 
 The session owns every descriptor from the message on until it is replaced,
-the ring is stopped, the region removed or ``close`` is called.  It reads none.
+the ring is stopped, the region removed or ``close`` is called; one that the
+device may still use is closed by the ``reply`` after the effect that unbinds
+it.  It reads none.
 """
 
 from __future__ import annotations
@@ -18,89 +20,188 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from cvqd.core import memory_table
-from cvqd.core.memory_table import MemoryRegion
 from cvqd.core.session_effects import (
-    Effect,
-    GetStatus,
     MemoryChanged,
-    ReadConfig,
     Refusal,
-    ResetDevice,
-    Result,
-    RingConfigured,
-    RingDescriptor,
     RingDescriptorChanged,
-    RingEnabled,
     RingStopped,
-    SetFeatures,
-    SetStatus,
-    WriteConfig,
 )
-from cvqd.core.session_ring import Ring, check_ring_size
-from cvqd.core.session_rules import RULES, UNANSWERABLE
+from cvqd.core.session_requests import HANDLERS, answer
+from cvqd.core.session_rules import RULES, UNANSWERABLE, OnRefusal, Rule
+from cvqd.core.session_state import SessionState
 from cvqd.errors import FrontendError
-from cvqd.wire import vhost_user_payloads as payloads
 from cvqd.wire.split_ring import RingAddresses, ring_sizes
-from cvqd.wire.virtio import Feature
-from cvqd.wire.vhost_user import (
-    MAX_TABLE_REGIONS,
-    DescriptorKind,
-    FrontRequest,
-    Message,
-    ProtocolFeature,
-    encode_reply,
-    protocol_feature_names,
-)
+from cvqd.wire.vhost_user import FrontRequest, ProtocolFeature, encode_reply
+from cvqd.wire.vhost_user_payloads import encode_u64
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
+    from cvqd.core.memory_table import MemoryRegion
+    from cvqd.core.session_effects import Effect, Result
     from cvqd.core.session_offer import Offer
-    from cvqd.wire.vhost_user import FileDescriptor
+    from cvqd.core.session_rings import Ring
+    from cvqd.wire.vhost_user import FileDescriptor, Message
+
+#: Bytes to which the parts of a split ring are aligned, virtio 1.3 §2.7.
+_RING_ALIGNMENT: Final = RingAddresses(descriptors=16, available=2, used=4)
 
 
 class Session:
-    """One connection's worth of vhost-user, without the connection.
-
-    Public data, for the glue to read and never to write: ``features`` (without
-    bit 30) and ``features_set``, ``protocol_features``, ``memory``, ``rings``
-    (one per index of the offer), ``status``, ``backend_channel``.
-    """
+    """One connection's worth of vhost-user, without the connection."""
 
     def __init__(self, offer: Offer) -> None:
         self.offer = offer
-        self.features = 0
-        self.features_set = False
-        self.protocol_features = 0
-        self.memory: tuple[MemoryRegion, ...] = ()
-        self.rings: dict[int, Ring] = {index: Ring() for index in range(offer.rings)}
-        self.status = 0
-        self.backend_channel: FileDescriptor | None = None
+        self._state = SessionState(offer)
+        self._answering: Message | None = None
+
+    @property
+    def features(self) -> int:
+        """Virtio features as acknowledged, without vhost-user's bit 30; 0 before ``features_set``."""
+        return self._state.agreed.features
+
+    @property
+    def features_set(self) -> bool:
+        """SET_FEATURES has come and was not refused."""
+        return self._state.agreed.features_set
+
+    @property
+    def protocol_features(self) -> int:
+        """Protocol features as acknowledged."""
+        return self._state.agreed.protocol_features
+
+    @property
+    def status(self) -> int:
+        """Device status byte of the last SET_STATUS."""
+        return self._state.agreed.status
 
     @property
     def status_negotiated(self) -> bool:
         """The front-end will say DRIVER_OK."""
+        return self._state.agreed.has(ProtocolFeature.STATUS)
+
+    @property
+    def memory(self) -> tuple[MemoryRegion, ...]:
+        """Regions in the front-end's order."""
+        return self._state.memory.regions
+
+    @property
+    def rings(self) -> dict[int, Ring]:
+        """Every ring of the offer, configured or not."""
+        return self._state.rings.rings
+
+    @property
+    def backend_channel(self) -> FileDescriptor | None:
+        """Where ``host.backend_channel`` may write, once SET_BACKEND_REQ_FD has come."""
+        return self._state.backend_channel
 
     def ring_complete(self, index: int) -> bool:
         """Memory, NUM, ADDR and KICK are there; ENABLE is a question of its own."""
+        return bool(self.memory) and self.rings[index].configured
 
     def guest_address(self, user_address: int, length: int) -> int:
         """Guest-physical address of bytes inside one region; FrontendError if there is no such region."""
+        address = memory_table.guest_address(self.memory, user_address, length)
+        if address is None:
+            raise FrontendError(
+                FrontRequest.SET_VRING_ADDR.name, f"{user_address:#x}+{length:#x} does not lie in one region"
+            )
+        return address
 
     def guest_ring(self, index: int) -> RingAddresses:
         """Guest-physical addresses of a complete ring; FrontendError if it lies outside memory or askew."""
+        ring = self.rings[index]
+        name = FrontRequest.SET_VRING_ADDR.name
+        if ring.addresses is None or not ring.num:
+            raise FrontendError(name, f"ring {index} has no size or no addresses")
+        guest = RingAddresses(*map(self.guest_address, ring.addresses, ring_sizes(ring.num)))
+        for part, address, alignment in zip(guest._fields, guest, _RING_ALIGNMENT, strict=True):
+            if address % alignment:
+                raise FrontendError(
+                    name, f"{part} of ring {index} at {address:#x} should be aligned to {alignment}"
+                )
+        return guest
 
     def receive(self, message: Message) -> Effect | None:
         """Check a message and take it in; FrontendError (then ``close``) if the protocol forbids it.
 
         The message's descriptors are the session's from here on, error or not.
         """
+        state = self._state
+        self._answering = message
+        state.begin()
+        unclaimed = list(message.descriptors)
+        effect: Effect | None = None
+        try:
+            if self._served(message):
+                effect = HANDLERS[FrontRequest(message.request)](state, message, unclaimed)
+        finally:
+            for descriptor in unclaimed:
+                descriptor.close()
+        match effect:
+            case MemoryChanged(removed=removed):
+                state.retire(*(region.descriptor for region in removed))
+            case RingDescriptorChanged(old=old):
+                state.retire(old)
+            case RingStopped(kick=kick, call=call):
+                state.retire(kick, call)
+        return effect
 
     def reply(self, message: Message, result: Result = None) -> bytes | None:
         """The answer to the message last received, now that its effect has happened; None for no answer.
 
-        FrontendError if a refusal leaves the session unusable and cannot be said.
+        FrontendError if a refusal leaves the session unusable or cannot be said.
         """
+        if message is not self._answering:
+            raise RuntimeError(f"{message.name} is not the message last received, or is answered already")
+        self._answering = None
+        self._state.close_retired()
+        # SET_PROTOCOL_FEATURES has taken effect by now: virtio_uml asks for the acknowledgement
+        # of the very message that negotiates acknowledgements
+        acknowledged = message.need_reply and self._state.agreed.has(ProtocolFeature.REPLY_ACK)
+        rule = _rule(message)
+        if rule is not None:
+            if isinstance(result, Refusal):
+                self._refused(message, rule, result, told=acknowledged)
+            if rule.answers:
+                return encode_reply(message.request, answer(self._state, message, result))
+        if not acknowledged:
+            return None
+        failed = rule is None or isinstance(result, Refusal)
+        return encode_reply(message.request, encode_u64(int(failed)))
 
     def close(self) -> None:
-        """Close every descriptor.  The device must have let go of them."""
+        """Close every descriptor and forget everything.  The device must have let go of them."""
+        state = self._state
+        state.retire(
+            state.backend_channel,
+            *(region.descriptor for region in self.memory),
+            *state.rings.descriptors(),
+        )
+        state.close_retired()
+        self._state = SessionState(self.offer)
+
+    def _served(self, message: Message) -> bool:
+        """Whether the request is to be handled; FrontendError if it breaks its rule."""
+        rule = _rule(message)
+        if rule is None:
+            if message.request in UNANSWERABLE:
+                raise FrontendError(message.name, "was not offered and cannot be answered")
+            return False
+        if rule.needs is not None and not self._state.agreed.has(rule.needs):
+            raise FrontendError(message.name, f"protocol feature {rule.needs.name} was not negotiated")
+        count = len(message.descriptors)
+        if not rule.least <= count <= rule.most:
+            raise FrontendError(message.name, f"{count} descriptors, {rule.least} to {rule.most} are allowed")
+        return True
+
+    def _refused(self, message: Message, rule: Rule, refusal: Refusal, *, told: bool) -> None:
+        if rule.refusal is OnRefusal.IMPOSSIBLE or (rule.refusal is OnRefusal.CLOSE and not told):
+            raise FrontendError(message.name, refusal.reason)
+        self._state.roll_back()
+
+
+def _rule(message: Message) -> Rule | None:
+    """None for a request that is not served, with or without a name."""
+    try:
+        return RULES.get(FrontRequest(message.request))
+    except ValueError:
+        return None

@@ -79,10 +79,13 @@ class RingEnabled:
 class RingStopped:
     """GET_VRING_BASE: stop the ring; its kick and call are gone from the session.
 
-    ``reply`` closes them.  Result: the index to go on from (split: next available index).
+    ``reply`` closes them.  Result: the index to go on from (split: next
+    available index), or None for a ring that never ran since its base was set.
     """
 
     index: int
+    kick: FileDescriptor | None
+    call: FileDescriptor | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,9 +142,10 @@ Effect = (
 class Refusal:
     """A result: the device will not.
 
+    Only SET_FEATURES, SET_CONFIG, GET_CONFIG and SET_STATUS can be refused.
     With need_reply the front-end gets a non-zero acknowledgement.  Without, a
     refused SET_FEATURES ends the connection (``reply`` raises FrontendError),
-    GET_CONFIG has an error answer of its own, the rest goes unnoticed.
+    GET_CONFIG has an error answer of its own, the other two go unnoticed.
     """
 
     reason: str

@@ -7,9 +7,18 @@ them whose answer the front-end would wait for end the connection instead.
 
 from __future__ import annotations
 
+import enum
 from typing import Final, NamedTuple
 
 from cvqd.wire.vhost_user import MAX_DESCRIPTORS, FrontRequest, ProtocolFeature
+
+
+class OnRefusal(enum.Enum):
+    """What a device's refusal does to a front-end that asked for no acknowledgement."""
+
+    IMPOSSIBLE = enum.auto()  #: the device may not refuse: the connection ends, acknowledged or not
+    CLOSE = enum.auto()  #: the connection ends: the front-end would go on with what it does not have
+    IGNORE = enum.auto()  #: nothing: the front-end finds out when it looks
 
 
 class Rule(NamedTuple):
@@ -22,6 +31,7 @@ class Rule(NamedTuple):
     most: int = 0
     needs: ProtocolFeature | None = None
     answers: bool = False
+    refusal: OnRefusal = OnRefusal.IMPOSSIBLE
 
 
 _MQ = ProtocolFeature.MQ
@@ -33,7 +43,7 @@ _STATUS = ProtocolFeature.STATUS
 
 RULES: Final[dict[FrontRequest, Rule]] = {
     FrontRequest.GET_FEATURES: Rule(answers=True),
-    FrontRequest.SET_FEATURES: Rule(),
+    FrontRequest.SET_FEATURES: Rule(refusal=OnRefusal.CLOSE),
     FrontRequest.SET_OWNER: Rule(),
     FrontRequest.RESET_OWNER: Rule(),
     FrontRequest.SET_MEM_TABLE: Rule(0, MAX_DESCRIPTORS),
@@ -49,14 +59,14 @@ RULES: Final[dict[FrontRequest, Rule]] = {
     FrontRequest.GET_QUEUE_NUM: Rule(needs=_MQ, answers=True),
     FrontRequest.SET_VRING_ENABLE: Rule(),
     FrontRequest.SET_BACKEND_REQ_FD: Rule(1, 1, needs=_CHANNEL),
-    FrontRequest.GET_CONFIG: Rule(needs=_CONFIG, answers=True),
-    FrontRequest.SET_CONFIG: Rule(needs=_CONFIG),
+    FrontRequest.GET_CONFIG: Rule(needs=_CONFIG, answers=True, refusal=OnRefusal.IGNORE),
+    FrontRequest.SET_CONFIG: Rule(needs=_CONFIG, refusal=OnRefusal.IGNORE),
     FrontRequest.RESET_DEVICE: Rule(needs=_RESET),
     FrontRequest.GET_MAX_MEM_SLOTS: Rule(needs=_SLOTS, answers=True),
     FrontRequest.ADD_MEM_REG: Rule(1, 1, needs=_SLOTS),
     # older front-ends attach the region's file to its removal; it is closed
     FrontRequest.REM_MEM_REG: Rule(0, 1, needs=_SLOTS),
-    FrontRequest.SET_STATUS: Rule(needs=_STATUS),
+    FrontRequest.SET_STATUS: Rule(needs=_STATUS, refusal=OnRefusal.IGNORE),
     FrontRequest.GET_STATUS: Rule(needs=_STATUS, answers=True),
 }
 

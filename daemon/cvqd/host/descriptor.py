@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from pathlib import Path
 
 from cvqd.wire.vhost_user import DescriptorKind, FileIdentity
 
@@ -56,6 +57,6 @@ def _kind(fd: int, mode: int) -> DescriptorKind:
     if stat.S_ISFIFO(mode):
         return DescriptorKind.PIPE
     # anonymous inodes have no type in st_mode; fs/eventfd.c names its own
-    if os.readlink(f"/proc/self/fd/{fd}") == "anon_inode:[eventfd]":
+    if str(Path(f"/proc/self/fd/{fd}").readlink()) == "anon_inode:[eventfd]":
         return DescriptorKind.EVENTFD
     return DescriptorKind.OTHER

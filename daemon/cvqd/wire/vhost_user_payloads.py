@@ -9,6 +9,7 @@ for ``core.session``.  Bytes behind a fixed-size payload are tolerated:
 from __future__ import annotations
 
 import struct
+from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from cvqd.errors import FrontendError
@@ -44,7 +45,8 @@ def decode_u64(name: str, payload: bytes) -> int:
     return int(value)
 
 
-class VringState(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class VringState:
     """Ring index and a number: ring size, base, or 0/1 for enable."""
 
     index: int
@@ -52,16 +54,17 @@ class VringState(NamedTuple):
 
     def encode(self) -> bytes:
         """Eight bytes."""
-        return _VRING_STATE.pack(*self)
+        return _VRING_STATE.pack(self.index, self.num)
 
 
 def decode_vring_state(name: str, payload: bytes) -> VringState:
     """Of SET_VRING_NUM, _BASE, _ENABLE and GET_VRING_BASE."""
     _demand(name, payload, _VRING_STATE.size)
-    return VringState._make(_VRING_STATE.unpack_from(payload))
+    return VringState(*_VRING_STATE.unpack_from(payload))
 
 
-class VringAddress(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class VringAddress:
     """Where a ring lies in the *front-end's* address space; ``flags`` bit 0 asks for logging."""
 
     index: int
@@ -84,7 +87,8 @@ def decode_vring_address(name: str, payload: bytes) -> VringAddress:
     return VringAddress(index, flags, RingAddresses(descriptors, available, used), log)
 
 
-class VringDescriptor(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class VringDescriptor:
     """Of SET_VRING_KICK, _CALL and _ERR: ring index, and whether a descriptor comes along."""
 
     index: int
