@@ -88,6 +88,17 @@ class IsolationError(DeviceError):
         super().__init__("isolation", errno_names.EOPNOTSUPP, reason)
 
 
+class SocketError(CvqdError):
+    """A listening socket cannot be had; ``place`` is its path, or ``fd N`` if it was inherited."""
+
+    exit_code = 73
+
+    def __init__(self, place: str, reason: str) -> None:
+        super().__init__(f"{place}: {reason}")
+        self.place = place
+        self.reason = reason
+
+
 class ConfigError(CvqdError):
     """The configuration is wrong; ``problems`` holds every finding.
 

@@ -82,7 +82,7 @@ class SessionRings:
         return RingConfigured(state.index)
 
     def set_address(self, name: str, address: VringAddress) -> RingConfigured:
-        """Kept as sent and translated at start: memory may come later.  Flags ask for logging, which is not offered."""
+        """Kept as sent and translated at start, memory may come later; flags ask for logging, not offered."""
         self.ring(name, address.index).addresses = address.addresses
         return RingConfigured(address.index)
 

@@ -1,19 +1,34 @@
 """The vhost-user socket, our end: one front-end at a time, the others wait in the backlog.
 
 What a message means is ``core.session``'s; here are bytes, descriptors and the
-end of a connection.  Descriptors travel with the first byte of a header and a
-greedy read would merge messages and lose them, therefore: exactly twelve
-bytes, then exactly the payload.
+end of a connection.  Descriptors travel with the first byte of a header, and
+one greedy read merges a message without descriptors with its successor's (and
+a plain ``recv`` drops them), therefore: exactly twelve bytes, then exactly the
+payload.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Self
+import array
+import errno
+import os
+import select
+import socket
+from typing import TYPE_CHECKING, Final, Self
 
-from cvqd.wire.vhost_user import Message
+import trio
+
+from cvqd.errors import FrontendError, SocketError
+from cvqd.host.descriptor import OwnedFd
+from cvqd.wire.vhost_user import HEADER, MAX_DESCRIPTORS, Message, decode_header, request_name
 
 if TYPE_CHECKING:
-    import socket
+    from types import TracebackType
+
+_ANCILLARY: Final = socket.CMSG_SPACE(MAX_DESCRIPTORS * array.array("i").itemsize)
+
+#: A peer that vanishes with our reply unread resets the stream; that is an end like any other.
+_GONE: Final = (BrokenPipeError, ConnectionResetError)
 
 
 class Connection:
@@ -21,6 +36,17 @@ class Connection:
 
     def __init__(self, stream: socket.socket) -> None:
         """Take over a connected stream socket."""
+        self._stream = trio.socket.from_stdlib_socket(stream)
+        self._poll = select.poll()
+        self._poll.register(stream.fileno(), select.POLLIN)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
     async def receive(self) -> Message | None:
         """Next whole message, None at an orderly end; its descriptors (``OwnedFd``) are the caller's.
@@ -28,32 +54,131 @@ class Connection:
         FrontendError for everything that is no message: truncated, oversize, wrong flags,
         descriptors in the wrong place or too many.  Nothing leaks then, nor on cancellation.
         """
+        descriptors: list[OwnedFd] = []
+        try:
+            first = await self._read(HEADER.size, "header", descriptors)
+            if not first:
+                return None
+            header = decode_header(first)
+            name = request_name(header.request)
+            with_header = len(descriptors)
+            payload = await self._read(header.size, name, descriptors)
+            if len(payload) < header.size:
+                raise FrontendError(name, f"truncated: {len(payload)} of {header.size} payload bytes")
+            if len(descriptors) > with_header:
+                raise FrontendError(name, "descriptors came with the payload, not with the header")
+        except BaseException:
+            for descriptor in descriptors:
+                descriptor.close()
+            raise
+        return Message(header.request, header.flags, payload, tuple(descriptors))
+
+    async def _read(self, size: int, name: str, descriptors: list[OwnedFd]) -> bytes:
+        """``size`` bytes, fewer at the end of the stream; what arrives with them goes to ``descriptors``."""
+        data = b""
+        while len(data) < size:
+            try:
+                part, ancillary, flags, _ = await self._stream.recvmsg(
+                    size - len(data), _ANCILLARY, socket.MSG_CMSG_CLOEXEC
+                )
+            except _GONE:
+                break
+            _take(name, ancillary, descriptors)
+            if flags & socket.MSG_CTRUNC:
+                raise FrontendError(
+                    name, f"more descriptors than {MAX_DESCRIPTORS}, or than this process may open"
+                )
+            if not part:
+                break
+            data += part
+        return data
 
     async def send(self, data: bytes) -> None:
         """Send a reply; FrontendError if the front-end is gone."""
+        try:
+            while data:
+                data = data[await self._stream.send(data) :]
+        except _GONE:
+            raise FrontendError("reply", "the front-end is gone") from None
 
     def pending(self) -> bool:
         """A message, or the stream's end, waits unread."""
+        return bool(self._poll.poll(0))
 
     def close(self) -> None:
         """Close the socket; harmless when repeated."""
+        self._stream.close()
+
+
+def _take(name: str, ancillary: list[tuple[int, int, bytes]], descriptors: list[OwnedFd]) -> None:
+    """Own every received number, also when one of them cannot be examined."""
+    strange: OSError | None = None
+    for level, kind, data in ancillary:
+        if (level, kind) != (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            continue
+        numbers = array.array("i")
+        numbers.frombytes(data[: len(data) - len(data) % numbers.itemsize])
+        for number in numbers:
+            try:
+                descriptors.append(OwnedFd(number))
+            except OSError as error:
+                strange = error
+    if strange is not None:
+        raise FrontendError(name, f"a descriptor cannot be examined: {strange.strerror}")
 
 
 class Listener:
-    """Where front-ends come from: ``async with Connection`` for each of ``accept``."""
+    """Where front-ends come from: ``async with`` each Connection that ``accept`` returns."""
 
     def __init__(self, bound: socket.socket) -> None:
         """Take over a listening stream socket (``host.unix_listener.bind`` makes one)."""
+        self._bound: trio.socket.SocketType | None = trio.socket.from_stdlib_socket(bound)
+        self._connected: socket.socket | None = None
 
     @classmethod
     def from_descriptor(cls, fd: int) -> Self:
         """Take over an inherited descriptor, listening or already connected.
 
-        SocketError if it is no Unix stream socket.
+        SocketError if it is no Unix stream socket, or neither of the two.
         """
+        try:
+            inherited = socket.socket(fileno=fd)
+        except OSError as error:
+            raise SocketError(f"fd {fd}", os.strerror(error.errno or errno.EBADF)) from None
+        os.set_inheritable(fd, False)
+        if (inherited.family, inherited.type) != (socket.AF_UNIX, socket.SOCK_STREAM):
+            inherited.close()
+            raise SocketError(f"fd {fd}", "is no Unix stream socket")
+        listener = cls.__new__(cls)
+        listener._bound = listener._connected = None
+        if inherited.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            listener._bound = trio.socket.from_stdlib_socket(inherited)
+            return listener
+        try:
+            inherited.getpeername()
+        except OSError:
+            inherited.close()
+            raise SocketError(f"fd {fd}", "is neither listening nor connected") from None
+        listener._connected = inherited
+        return listener
 
     async def accept(self) -> Connection | None:
         """Next front-end; None when an inherited connection has been handed out and no other can come."""
+        if self._bound is None:
+            await trio.lowlevel.checkpoint()
+            connected, self._connected = self._connected, None
+            return None if connected is None else Connection(connected)
+        while True:
+            try:
+                stream, _ = await self._bound.accept()
+            except ConnectionAbortedError:
+                continue  # it left while it waited
+            return Connection(socket.socket(fileno=stream.detach()))
 
     def close(self) -> None:
-        """Stop listening."""
+        """Stop listening; harmless when repeated."""
+        if self._bound is not None:
+            self._bound.close()
+        if self._connected is not None:
+            self._connected.close()
+            self._connected = None
