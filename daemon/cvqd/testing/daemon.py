@@ -56,7 +56,7 @@ def simulator_config(directory: Path, *, sockets: str = "vm0", **device: Any) ->
 class DaemonProcess:
     """One running daemon.  Made by ``start``; all waiting is bounded, deadlines are in seconds."""
 
-    def __init__(self, process: subprocess.Popen[bytes], log: trio.abc.ReceiveStream, config: Path) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], log: trio.lowlevel.FdStream, config: Path) -> None:
         content = yaml.safe_load(config.read_text())
         self.config = config
         self.socket: str = content["frontend"]["socket"]
@@ -103,7 +103,8 @@ class DaemonProcess:
             raise group.exceptions[0] from group.exceptions[0].__cause__
         finally:
             daemon.kill()
-            await trio.aclose_forcefully(daemon._log)
+            with trio.CancelScope(shield=True):
+                await daemon._log.aclose()
 
     @property
     def pid(self) -> int:

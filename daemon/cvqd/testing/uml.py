@@ -31,28 +31,15 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import trio
 
+from cvqd.testing import uml_kernel
+from cvqd.testing.uml_kernel import UmlError
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
-#: The kernel, the tools that the guest borrows from the host, and Debian's package of each.
-_NEEDED: Final = (
-    ("linux.uml", "user-mode-linux"),
-    ("/bin/busybox", "busybox-static"),
-    ("ip", "iproute2"),
-    ("ethtool", "ethtool"),
-    ("taskset", "util-linux"),
-)
-_SEARCH: Final = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
-_MODULES: Final = Path("/usr/lib/uml/modules")
-_INIT: Final = Path(__file__).with_name("uml_init.sh")
-#: Directories that the guest covers with its own tmpfs.
-_COVERED: Final = ("/tmp", "/run")  # noqa: S108 - names inside the guest
-_NETWORK_CARD: Final = 1  # virtio 1.3 §5.1.1
+__all__ = ["Finished", "UmlCommandFailed", "UmlError", "UmlGuest", "UmlTimeout"]
+
 _CONSOLE_TAIL: Final = 4000
-
-
-class UmlError(Exception):
-    """The guest did not do as it was told; the text ends with its console's last lines."""
 
 
 class UmlTimeout(UmlError):  # noqa: N818 - the cause, as subprocess.TimeoutExpired
@@ -90,12 +77,7 @@ class UmlGuest:
     @staticmethod
     def available() -> str | None:
         """Why no guest can be booted here, naming the missing packages; None if one can."""
-        missing = [package for tool, package in _NEEDED if shutil.which(tool, path=_SEARCH) is None]
-        if missing:
-            return f"User Mode Linux needs the package{'s'[: len(missing) > 1]} {' '.join(missing)}"
-        if not _MODULES.is_dir():
-            return f"User Mode Linux has no modules under {_MODULES} (package user-mode-linux)"
-        return None
+        return uml_kernel.obstacle()
 
     @classmethod
     @asynccontextmanager
@@ -121,7 +103,8 @@ class UmlGuest:
         ours, theirs = socket.socketpair()
         try:
             with theirs:
-                process = _spawn(directory, theirs, sockets, memory_mib, cpu)
+                command = uml_kernel.command_line(directory, theirs.fileno(), sockets, memory_mib, cpu)
+                process = _spawn(command, directory / "console", theirs.fileno())
         except BaseException:
             ours.close()
             shutil.rmtree(directory, ignore_errors=True)
@@ -141,7 +124,7 @@ class UmlGuest:
             raise group.exceptions[0] from group.exceptions[0].__cause__
         finally:
             guest._kill()
-            await trio.aclose_forcefully(channel)
+            channel.socket.close()
             shutil.rmtree(directory, ignore_errors=True)
 
     async def run(self, command: str, *, deadline: float = 20.0) -> Finished:
@@ -173,7 +156,7 @@ class UmlGuest:
     async def load(self, *names: str) -> None:
         """Load kernel modules by name with what they depend on; loaded ones are left alone."""
         lines: list[str] = ["set -e"]
-        for path in _with_dependencies(self.release, names):
+        for path in uml_kernel.modules(self.release, names):
             loaded = path.stem.replace("-", "_")
             lines.append(f"[ -d /sys/module/{loaded} ] || /bin/busybox insmod {self.path(path)}")
         await self.check("\n".join(lines))
@@ -185,9 +168,7 @@ class UmlGuest:
     @staticmethod
     def path(host: Path) -> str:
         """Where the guest finds a file of the host; its own tmpfs covers some of the host's directories."""
-        absolute = str(host.absolute())
-        covered = any(absolute == top or absolute.startswith(top + "/") for top in _COVERED)
-        return f"/run/host{absolute}" if covered else absolute
+        return uml_kernel.guest_path(host)
 
     @staticmethod
     def python() -> str:
@@ -276,63 +257,15 @@ class UmlGuest:
         return f"{what}\n--- guest console ---\n{self.console[-_CONSOLE_TAIL:]}"
 
 
-def _spawn(
-    directory: Path,
-    channel: socket.socket,
-    sockets: Sequence[Path],
-    memory_mib: int,
-    cpu: int | None,
-) -> subprocess.Popen[bytes]:
-    pin = [] if cpu is None else ["taskset", "--cpu-list", str(cpu)]
-    devices = []
-    for path in sockets:
-        if ":" in str(path) or " " in str(path):
-            raise UmlError(f"{path}: the kernel's command line cannot carry this path")
-        devices.append(f"virtio_uml.device={path.absolute()}:{_NETWORK_CARD}")
-    command = [
-        *pin,
-        "linux.uml",
-        f"mem={memory_mib}M",
-        "rootfstype=hostfs",
-        "rootflags=/",
-        "ro",
-        "quiet",
-        f"uml_dir={directory}",
-        "umid=guest",
-        "con=null",
-        "con0=null,fd:1",
-        "ssl=null",
-        f"ssl0=fd:{channel.fileno()}",
-        *devices,
-        "init=/bin/sh",
-        "--",
-        str(_INIT),
-    ]
-    with (directory / "console").open("wb") as console:
+def _spawn(command: Sequence[str], console: Path, channel: int) -> subprocess.Popen[bytes]:
+    with console.open("wb") as sink:
         return subprocess.Popen(  # noqa: S603 - the words are ours
             command,
             stdin=subprocess.DEVNULL,
-            stdout=console,
-            stderr=console,
-            pass_fds=[channel.fileno()],
-            env={**os.environ, "PATH": _SEARCH},
+            stdout=sink,
+            stderr=sink,
+            pass_fds=[channel],
+            env={**os.environ, "PATH": uml_kernel.SEARCH},
+            # The group is there before the kernel makes one of its own.
             start_new_session=True,
         )
-
-
-def _with_dependencies(release: str, names: Sequence[str]) -> list[Path]:
-    """Files of the named modules in loading order, after ``modules.dep`` (depmod(8))."""
-    root = _MODULES / release
-    needs: dict[str, list[str]] = {}
-    for line in (root / "modules.dep").read_text().splitlines():
-        target, _, rest = line.partition(":")
-        needs[target] = rest.split()
-    by_name = {Path(target).stem: target for target in needs}
-    ordered: list[str] = []
-    for name in names:
-        if name not in by_name:
-            raise UmlError(f"the guest's kernel {release} has no module {name}")
-        target = by_name[name]
-        # depmod lists the nearest dependency first.
-        ordered += [each for each in (*reversed(needs[target]), target) if each not in ordered]
-    return [root / each for each in ordered]
