@@ -259,7 +259,7 @@ def entries(reader: Reader, node: yaml.MappingNode, key: str) -> list[tuple[yaml
     found = []
     for name, value in node.value:
         if not isinstance(name, yaml.ScalarNode):
-            reader.at(name, key or "yaml", f"a key must be a word")
+            reader.at(name, key or "yaml", "a key must be a word")
         elif name.value in lines:
             reader.at(name, join(key, name.value), f"duplicate key, first in line {lines[name.value]}")
         else:
