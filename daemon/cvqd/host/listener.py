@@ -10,8 +10,6 @@ payload.
 from __future__ import annotations
 
 import array
-import errno
-import os
 import select
 import socket
 from typing import TYPE_CHECKING, Final, Self
@@ -130,10 +128,14 @@ def _take(name: str, ancillary: list[tuple[int, int, bytes]], descriptors: list[
 class Listener:
     """Where front-ends come from: ``async with`` each Connection that ``accept`` returns."""
 
-    def __init__(self, bound: socket.socket) -> None:
-        """Take over a listening stream socket (``host.unix_listener.bind`` makes one)."""
-        self._bound: trio.socket.SocketType | None = trio.socket.from_stdlib_socket(bound)
+    def __init__(self, ours: socket.socket) -> None:
+        """Take over a Unix stream socket that listens (``host.unix_listener.bind``) or is connected already."""
+        self._bound: trio.socket.SocketType | None = None
         self._connected: socket.socket | None = None
+        if ours.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            self._bound = trio.socket.from_stdlib_socket(ours)
+        else:
+            self._connected = ours
 
     @classmethod
     def from_descriptor(cls, fd: int) -> Self:
@@ -141,26 +143,22 @@ class Listener:
 
         SocketError if it is no Unix stream socket, or neither of the two.
         """
+        place = f"fd {fd}"
         try:
             inherited = socket.socket(fileno=fd)
         except OSError as error:
-            raise SocketError(f"fd {fd}", os.strerror(error.errno or errno.EBADF)) from None
-        os.set_inheritable(fd, False)
+            raise SocketError(place, error.strerror or "is no socket") from None
+        inherited.set_inheritable(False)  # noqa: FBT003
         if (inherited.family, inherited.type) != (socket.AF_UNIX, socket.SOCK_STREAM):
             inherited.close()
-            raise SocketError(f"fd {fd}", "is no Unix stream socket")
-        listener = cls.__new__(cls)
-        listener._bound = listener._connected = None
-        if inherited.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-            listener._bound = trio.socket.from_stdlib_socket(inherited)
-            return listener
-        try:
-            inherited.getpeername()
-        except OSError:
-            inherited.close()
-            raise SocketError(f"fd {fd}", "is neither listening nor connected") from None
-        listener._connected = inherited
-        return listener
+            raise SocketError(place, "is no Unix stream socket")
+        if not inherited.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            try:
+                inherited.getpeername()
+            except OSError:
+                inherited.close()
+                raise SocketError(place, "is neither listening nor connected") from None
+        return cls(inherited)
 
     async def accept(self) -> Connection | None:
         """Next front-end; None when an inherited connection has been handed out and no other can come."""
