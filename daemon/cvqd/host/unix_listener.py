@@ -1,12 +1,20 @@
-"""Listening Unix sockets in the file system: made without a moment of wider permission, removed by their maker."""
+"""Listening Unix sockets in the file system.
+
+They are made without a moment of wider permission than configured and without
+touching the process's umask, and are removed by whoever made them.
+"""
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+import os
+import socket
+import stat
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
+from cvqd.errors import SocketError
+
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Iterator
 
 
@@ -14,7 +22,57 @@ if TYPE_CHECKING:
 def bind(path: str, mode: int, *, backlog: int = 8) -> Iterator[socket.socket]:
     """Non-blocking listening stream socket at ``path``; closed and unlinked at the end.
 
-    A stale socket file is replaced; one that somebody listens on is not.
-    SocketError (exit code 73) where the socket cannot be made.
+    A stale socket file is replaced; one that somebody listens on is not, nor
+    any other kind of file.  SocketError where the socket cannot be made.
     """
-    raise NotImplementedError
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    with listener:
+        try:
+            _remove_stale(path)
+            # the file gets the socket's own mode, less the umask (net/unix/af_unix.c unix_bind_bsd):
+            # closed to all others until it has the mode that was asked for
+            os.fchmod(listener.fileno(), 0o600)
+            listener.bind(path)
+            made = os.lstat(path)
+            os.chmod(path, mode)  # noqa: PTH101
+            listener.listen(backlog)
+        except OSError as error:
+            raise SocketError(path, _cause(path, error)) from error
+        try:
+            yield listener
+        finally:
+            _unlink_own(path, made)
+
+
+def _remove_stale(path: str) -> None:
+    try:
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            raise SocketError(path, "exists and is no socket")
+    except FileNotFoundError:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            with suppress(FileNotFoundError):
+                os.unlink(path)  # noqa: PTH108
+            return
+        except BlockingIOError:
+            pass  # a full backlog has a listener behind it
+    raise SocketError(path, "another process listens on it")
+
+
+def _unlink_own(path: str, made: os.stat_result) -> None:
+    """Remove the file unless a successor has replaced it."""
+    with suppress(OSError):
+        if os.path.samestat(os.lstat(path), made):
+            os.unlink(path)  # noqa: PTH108
+
+
+def _cause(path: str, error: OSError) -> str:
+    directory = os.path.dirname(path)  # noqa: PTH120
+    if isinstance(error, FileNotFoundError):
+        return f"the directory {directory} does not exist"
+    if isinstance(error, PermissionError):
+        return f"no permission to make it in {directory}"
+    return error.strerror or str(error)
