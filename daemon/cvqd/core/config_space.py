@@ -9,11 +9,11 @@ from cvqd.wire.net_config import LinkStatus
 from cvqd.wire.virtio import Feature
 
 if TYPE_CHECKING:
-    from cvqd.core.features import Offer
+    from cvqd.core.features import FeatureOffer
     from cvqd.core.tracked import TrackedState
 
 
-def overlay(device: bytes, offer: Offer, state: TrackedState) -> bytes:
+def overlay(device: bytes, offer: FeatureOffer, state: TrackedState) -> bytes:
     """Bytes of the guest's space, as long as the device's.
 
     The address is the tracked one, the number of pairs what was offered, and

@@ -76,7 +76,7 @@ class Masked(NamedTuple):
     reason: str
 
 
-class Offer(NamedTuple):
+class FeatureOffer(NamedTuple):
     """What the guest may take.
 
     ``features`` includes bit 30; ``max_pairs`` is what the guest can be given, ``device_pairs``
@@ -104,7 +104,7 @@ class Offer(NamedTuple):
         return word
 
 
-def offer(device_features: int, max_pairs: int, vqs: int) -> Offer:
+def offer(device_features: int, max_pairs: int, vqs: int) -> FeatureOffer:
     """Offer for a device with this feature word, configured pairs and number of rings.
 
     DeviceError where the device cannot be served at all: no VERSION_1, no ACCESS_PLATFORM.
@@ -137,7 +137,7 @@ def offer(device_features: int, max_pairs: int, vqs: int) -> Offer:
             features &= ~feature.mask
     pairs = max_pairs if features & Feature.MQ.mask else 1
     masked = tuple(Masked(feature_names(1 << bit)[0], reason) for bit, reason in sorted(reasons.items()))
-    return Offer(features | Feature.PROTOCOL_FEATURES.mask, masked, pairs, pairs, emulated)
+    return FeatureOffer(features | Feature.PROTOCOL_FEATURES.mask, masked, pairs, pairs, emulated)
 
 
 def _reason(bit: int) -> str:

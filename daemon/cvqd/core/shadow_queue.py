@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from cvqd.wire.split_ring import DESC_NEXT, DESC_WRITE, Descriptor, RingAddresses, SplitRing, ring_sizes
 
@@ -27,8 +27,6 @@ PAGE: Final = 4096
 ANSWER_SIZE: Final = 64
 #: what the ack byte holds until the device writes it; no status of virtio 1.3 §5.1.6.5 has this value
 UNWRITTEN: Final = 0xFF
-
-Token = TypeVar("Token")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,38 +72,40 @@ class ShadowLayout:
         return RingAddresses(iova, iova + ring_sizes(self.num).descriptors, iova + self.readable)
 
 
-class Answer(NamedTuple, Generic[Token]):
+class Answer(NamedTuple):
     """What the device gave back for one command.
 
     ``ack`` is the device's status byte, None where it wrote none; ``late``
     says that the command had expired.
     """
 
-    token: Token
+    token: int
     ack: int | None
     late: bool
 
 
-class _Slot(Generic[Token]):
+class _Slot:
     __slots__ = ("deadline", "expired", "token")
 
-    def __init__(self, token: Token, deadline: float) -> None:
+    def __init__(self, token: int, deadline: float) -> None:
         self.token = token
         self.deadline = deadline
         self.expired = False
 
 
-class ShadowQueue(Generic[Token]):
+class ShadowQueue:
     """A ring in ``memory`` that the device sees at ``iova``.
 
-    ``memory`` has ``layout.size`` bytes, all zero.  Deadlines are on the
-    caller's clock.
+    ``memory`` has ``layout.size`` bytes; the ring in it begins anew.  Tokens
+    are the caller's names for commands, deadlines are on the caller's clock.
     """
 
     def __init__(
         self, layout: ShadowLayout, memory: memoryview, iova: int, fence: Callable[[], None]
     ) -> None:
         sizes = ring_sizes(layout.num)
+        memory[: sizes.descriptors + sizes.available] = bytes(sizes.descriptors + sizes.available)
+        memory[layout.readable : layout.readable + sizes.used] = bytes(sizes.used)
         self._ring = SplitRing(
             layout.num,
             memory[: sizes.descriptors],
@@ -120,14 +120,18 @@ class ShadowQueue(Generic[Token]):
         self._published = 0
         self._next_used = 0
         self._free = deque(range(layout.slots))
-        self._in_flight: dict[int, _Slot[Token]] = {}
-        #: (reason, detail) of each breach of the virtqueue protocol by the device, oldest first
-        self.faults: list[tuple[str, str]] = []
+        self._in_flight: dict[int, _Slot] = {}
+        self._faults: list[tuple[str, str]] = []
         #: set when the used index cannot be followed any more; only a device reset mends it
         self.broken = False
         for slot in range(layout.slots):
             answer = iova + layout.answers + slot * ANSWER_SIZE
             self._ring.put_descriptor(2 * slot + 1, Descriptor(answer, ANSWER_SIZE, DESC_WRITE, 0))
+
+    @property
+    def slots(self) -> int:
+        """Commands that can be in flight at the most."""
+        return self._layout.slots
 
     @property
     def free(self) -> int:
@@ -149,7 +153,7 @@ class ShadowQueue(Generic[Token]):
         """When the next command expires."""
         return min((slot.deadline for slot in self._in_flight.values() if not slot.expired), default=None)
 
-    def submit(self, token: Token, command: bytes, deadline: float) -> None:
+    def submit(self, token: int, command: bytes, deadline: float) -> None:
         """Put a command (at most ``layout.max_command`` bytes) in a free slot; ``publish`` shows it."""
         layout, memory = self._layout, self._memory
         slot = self._free.popleft()
@@ -172,7 +176,7 @@ class ShadowQueue(Generic[Token]):
         self._ring.available_index = self._published = self._next_available
         return True
 
-    def reap(self) -> list[Answer[Token]]:
+    def reap(self) -> list[Answer]:
         """Everything the device gave back since the last call, in its order."""
         ring = self._ring
         pending = (ring.used_index - self._next_used) & 0xFFFF
@@ -180,7 +184,7 @@ class ShadowQueue(Generic[Token]):
             return []
         if pending > ring.num:
             self.broken = True
-            self.faults.append(("used.index", f"{pending} elements in a ring of {ring.num}"))
+            self._faults.append(("used.index", f"{pending} elements in a ring of {ring.num}"))
             return []
         # acquire: pairs with the device's barrier between its elements and used_index
         self._fence()
@@ -190,13 +194,13 @@ class ShadowQueue(Generic[Token]):
             self._next_used = (self._next_used + 1) & 0xFFFF
             slot = self._in_flight.pop(head >> 1, None) if not head & 1 else None
             if slot is None:
-                self.faults.append(("used.id", f"descriptor {head} is not in flight"))
+                self._faults.append(("used.id", f"descriptor {head} is not in flight"))
                 continue
             self._free.append(head >> 1)
             answers.append(Answer(slot.token, self._ack(head >> 1, written), slot.expired))
         return answers
 
-    def expire(self, now: float) -> list[Token]:
+    def expire(self, now: float) -> list[int]:
         """Commands whose deadline passed, oldest first; their slots are quarantined."""
         expired = []
         for slot in self._in_flight.values():
@@ -205,13 +209,18 @@ class ShadowQueue(Generic[Token]):
                 expired.append(slot.token)
         return expired
 
+    def take_faults(self) -> list[tuple[str, str]]:
+        """(reason, detail) of each breach of the virtqueue protocol by the device since the last call."""
+        faults, self._faults = self._faults, []
+        return faults
+
     def _ack(self, slot: int, written: int) -> int | None:
         if not 1 <= written <= ANSWER_SIZE:
-            self.faults.append(("used.length", f"{written} bytes written of {ANSWER_SIZE}"))
+            self._faults.append(("used.length", f"{written} bytes written of {ANSWER_SIZE}"))
             return None
         ack = self._memory[self._layout.answers + slot * ANSWER_SIZE]
         if ack == UNWRITTEN:
-            self.faults.append(("used.no_ack", "given back with its status byte untouched"))
+            self._faults.append(("used.no_ack", "given back with its status byte untouched"))
             return None
         return ack
 

@@ -172,11 +172,11 @@ class Ledger:
         self._lost = True
         self.answered(command_id, acked=False)
 
-    def answered(self, command_id: int, *, acked: bool) -> bool:
-        """Settle a command; whether the state changed."""
+    def answered(self, command_id: int, *, acked: bool) -> TrackedState | None:
+        """Settle a command; the new state if it changed."""
         entry = self._entries.get(command_id)
         if entry is None:
-            return False
+            return None
         entry.settled, entry.acked = True, acked
         self._expired.discard(command_id)
         before = self.state
@@ -185,7 +185,7 @@ class Ledger:
             # the common case: nothing else is open
             del self._entries[command_id]
             self.state = self._settled = before.after(entry.command) if acked else before
-            return self.state != before
+            return self._changed(before)
         while self._entries and self._entries[first].settled:
             oldest = self._entries.pop(first)
             if oldest.acked:
@@ -195,16 +195,19 @@ class Ledger:
         for open_entry in self._entries.values():
             if open_entry.acked:
                 self.state = self.state.after(open_entry.command)
-        return self.state != before
+        return self._changed(before)
 
-    def local(self, command: Command) -> bool:
-        """Apply a command that the daemon answers itself; whether the state changed."""
+    def local(self, command: Command) -> TrackedState | None:
+        """Apply a command that the daemon answers itself; the new state if it changed."""
         before = self.state
         self._settled = self._settled.after(command)
         self.state = before.after(command)
-        return self.state != before
+        return self._changed(before)
 
     def raise_announce(self) -> None:
         """Ask the guest to announce itself (the config space shows the bit until it does)."""
         self._settled = self._settled._replace(announce=True)
         self.state = self.state._replace(announce=True)
+
+    def _changed(self, before: TrackedState) -> TrackedState | None:
+        return self.state if self.state != before else None

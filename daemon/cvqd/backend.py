@@ -1,0 +1,321 @@
+"""The vhost-user back-end: what a front-end's message does to the device that is owned.
+
+Each message is taken in by the session, carried out here, and answered only
+then; in between the start rule is asked, so that a device which should stop
+has stopped before its front-end hears anything, a bare GET_FEATURES included.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, TypeVar, cast
+
+import trio
+
+from cvqd.core.session import Session
+from cvqd.core.session_effects import (
+    Effect,
+    GetStatus,
+    MemoryChanged,
+    ReadConfig,
+    Refusal,
+    ResetDevice,
+    Result,
+    RingConfigured,
+    RingDescriptor,
+    RingDescriptorChanged,
+    RingEnabled,
+    RingStopped,
+    SetFeatures,
+    SetStatus,
+    WriteConfig,
+)
+from cvqd.core.session_offer import Offer
+from cvqd.core.start_rule import Readiness, wants_start, wants_stop
+from cvqd.errors import DeviceError, FrontendError, GuestError
+from cvqd.host.backend_channel import send_config_change
+from cvqd.host.bridge import CallBridge
+from cvqd.host.doorbell import DoorbellSet
+from cvqd.host.shared_memory import map_guest
+from cvqd.run import GuestRing
+from cvqd.wire.vhost_user import DescriptorKind
+from cvqd.wire.virtio import Feature
+
+if TYPE_CHECKING:
+    from cvqd.events import EventLog
+    from cvqd.host.listener import Connection
+    from cvqd.owner import Owner
+    from cvqd.wire.vhost_user import FileDescriptor
+
+_Error = TypeVar("_Error", bound=BaseException)
+
+
+class Backend:
+    """Serves one front-end after another on behalf of one owner."""
+
+    def __init__(self, owner: Owner, log: EventLog, nursery: trio.Nursery) -> None:
+        self._owner = owner
+        self._log = log
+        self._nursery = nursery
+        self._session: Session | None = None
+        self._bridge = CallBridge()
+        #: ring index -> eventfd that stands in for a call descriptor of another kind
+        self._bridged: dict[int, int] = {}
+        #: kick descriptors of rings that do not run, and whether one rang since the last stop
+        self._kicks = DoorbellSet()
+        self._kicked = False
+        self._busy = trio.Lock()
+
+    @property
+    def connected(self) -> bool:
+        """Whether a front-end is there."""
+        return self._session is not None
+
+    @property
+    def bridged(self) -> frozenset[int]:
+        """Rings whose calls pass through the daemon."""
+        return frozenset(self._bridged)
+
+    async def serve(self, connection: Connection) -> None:
+        """Serve a front-end until it leaves or breaks the protocol; the device is stopped afterwards."""
+        offer = self._owner.offer
+        session = self._session = Session(
+            Offer(
+                offer.features & ~Feature.PROTOCOL_FEATURES.mask,
+                rings=2 * offer.max_pairs + 1,
+                ring_size=self._owner.facts.vring_num,
+            )
+        )
+        self._log.emit("frontend.connected")
+        reason = "the daemon ends"
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._bridge.run)
+                nursery.start_soon(self._await_kick, session, connection)
+                await self._converse(session, connection)
+                reason = "the front-end closed the connection"
+                nursery.cancel_scope.cancel()
+        except* FrontendError as group:
+            error = _first(group)
+            reason = str(error)
+            self._log.emit("frontend.refused", request=error.request, reason=error.reason)
+        except* DeviceError as group:
+            reason = self._device_failed(_first(group))
+        except* GuestError as group:
+            reason = str(_first(group))
+            self._log.emit("cvq.broken", reason=_first(group).reason, detail=_first(group).detail)
+        finally:
+            with trio.CancelScope(shield=True):
+                await self._hang_up(session, reason)
+
+    async def config_changed(self) -> None:
+        """Read the configuration that the device says has changed, and let the front-end know."""
+        async with self._busy:
+            await self._owner.refresh_config()
+            if self._session is not None and self._session.backend_channel is not None:
+                send_config_change(self._session.backend_channel)
+
+    async def _converse(self, session: Session, connection: Connection) -> None:
+        while (message := await connection.receive()) is not None:
+            async with self._busy:
+                effect = session.receive(message)
+                result = await self._perform(session, effect, message.name) if effect is not None else None
+                await self._settle(session, connection)
+                reply = session.reply(message, result)
+            if reply is not None:
+                await connection.send(reply)
+
+    async def _await_kick(self, session: Session, connection: Connection) -> None:
+        """A kick may be the first sign that a front-end has set up all the rings it will."""
+        while True:
+            await self._kicks.wait()
+            async with self._busy:
+                self._kicked = True
+                await self._settle(session, connection)
+
+    async def _perform(self, session: Session, effect: Effect, request: str) -> Result:
+        owner = self._owner
+        match effect:
+            case SetFeatures(features):
+                return await self._set_features(features)
+            case MemoryChanged(removed, added):
+                mapped = {
+                    region.guest_address: map_guest(
+                        request, region.descriptor.fileno(), region.size, region.mmap_offset
+                    )
+                    for region in added
+                }
+                if owner.displaces(mapped) or any(owner.uses(old.guest_address, old.size) for old in removed):
+                    await self._stop(session, f"{request} moves its memory")
+                await owner.change_memory([region.guest_address for region in removed], mapped)
+            case RingConfigured(index) if index in owner.running:
+                await self._stop(session, f"{request} changes ring {index}")
+            case RingDescriptorChanged(index, RingDescriptor.KICK, old):
+                self._watch(old, session.rings[index].kick)
+                await self._rebind(session, index)
+            case RingDescriptorChanged(index, RingDescriptor.CALL):
+                await self._rebind(session, index)
+            case RingEnabled(index):
+                self._check_ring(session, index)
+            case RingStopped(index):
+                if index in owner.running:
+                    await self._stop(session, f"{request} of ring {index}")
+                self._watch(effect.kick, None)
+                return session.rings[index].base
+            case ReadConfig(offset, size):
+                config = owner.config()
+                if offset + size > len(config):
+                    return Refusal(f"{offset}+{size} is outside the {len(config)} bytes of configuration")
+                return config[offset : offset + size]
+            case WriteConfig():
+                # virtio 1.3 §5.1.4.2: the driver MUST NOT write to device configuration fields
+                return Refusal("a network device's configuration is read-only")
+            case SetStatus(_, 0):
+                await self._stop(session, "the driver reset the device")
+                owner.driver_left("the driver reset the device")
+            case ResetDevice():
+                await self._stop(session, request)
+                owner.driver_left(request)
+            case RingConfigured() | RingDescriptorChanged() | SetStatus() | GetStatus():
+                pass
+        return None
+
+    async def _set_features(self, features: int) -> Result:
+        owner = self._owner
+        if owner.running:
+            return None if features == owner.features else Refusal("the device is running")
+        try:
+            await owner.negotiate(features)
+        except DeviceError as error:
+            self._device_failed(error)
+            return Refusal(str(error))
+        return None
+
+    async def _settle(self, session: Session, connection: Connection) -> None:
+        """Start or stop the device if that is what the session now amounts to."""
+        owner = self._owner
+        ready = self._readiness(session, connection)
+        if owner.running:
+            if wants_stop(ready, owner.running):
+                await self._stop(session, "the front-end stopped every ring")
+                owner.driver_left()
+            elif not ready.expected & ready.complete <= owner.running:
+                await self._stop(session, "a ring was completed while the device ran")
+                await self._start(session, ready)
+        elif wants_start(ready):
+            await self._start(session, ready)
+
+    async def _start(self, session: Session, ready: Readiness) -> None:
+        rings = {index: self._guest_ring(session, index) for index in ready.complete & ready.expected}
+        control = rings.pop(ready.cvq, None) if ready.cvq is not None else None
+        for ring in session.rings.values():
+            if ring.kick is not None:
+                self._kicks.discard(ring.kick.fileno())
+        await self._owner.start([rings[index] for index in sorted(rings)], control, self._nursery)
+
+    async def _stop(self, session: Session, reason: str) -> None:
+        """Stop the device; the session's rings go on where it stood."""
+        bases = await self._owner.stop(reason)
+        self._kicked = False
+        for index, base in bases.items():
+            session.rings[index].base = base
+
+    def _readiness(self, session: Session, connection: Connection) -> Readiness:
+        cvq = self._owner.guest_cvq
+        data = frozenset(range(2 * self._owner.guest_pairs))
+        return Readiness(
+            features_set=session.features_set,
+            status=session.status if session.status_negotiated else None,
+            complete=frozenset(index for index in session.rings if _translatable(session, index)),
+            enabled=frozenset(index for index, ring in session.rings.items() if ring.enabled),
+            expected=data if cvq is None else data | {cvq},
+            cvq=cvq,
+            kicked=self._kicked,
+            unread=connection.pending(),
+        )
+
+    def _check_ring(self, session: Session, index: int) -> None:
+        """A ring that is enabled with everything but memory under it is a mistake worth naming."""
+        if session.rings[index].enabled and session.ring_complete(index):
+            session.guest_ring(index)
+
+    def _watch(self, old: FileDescriptor | None, new: FileDescriptor | None) -> None:
+        if old is not None:
+            self._kicks.discard(old.fileno())
+        if new is not None and not self._owner.running:
+            self._kicks.add(new.fileno())
+
+    async def _rebind(self, session: Session, index: int) -> None:
+        if index not in self._owner.running:
+            return
+        if session.rings[index].kick is None:
+            await self._stop(session, f"ring {index} has no kick any more")
+            return
+        stand_in = self._bridged.pop(index, None)
+        await self._owner.rebind(self._guest_ring(session, index))
+        if stand_in is not None:
+            self._bridge.remove(stand_in)
+
+    def _guest_ring(self, session: Session, index: int) -> GuestRing:
+        ring = session.rings[index]
+        assert ring.kick is not None
+        return GuestRing(
+            index,
+            ring.num,
+            session.guest_ring(index),
+            ring.base,
+            ring.kick.fileno(),
+            self._call(index, ring.call),
+        )
+
+    def _call(self, index: int, call: FileDescriptor | None) -> int:
+        """What the device is given for a ring's call descriptor; -1 for none."""
+        if call is None:
+            return -1
+        # a front-end that never reads must not be able to make us wait
+        os.set_blocking(call.fileno(), False)
+        if call.kind is DescriptorKind.EVENTFD or index == self._owner.guest_cvq:
+            return call.fileno()
+        if index not in self._bridged:
+            self._bridged[index] = self._bridge.add(call.fileno())
+            self._log.emit("ring.bridged", queue=index)
+        return self._bridged[index]
+
+    def _device_failed(self, error: DeviceError) -> str:
+        self._log.emit("device.failed", call=error.call, errno=error.errno, reason=error.reason)
+        return str(error)
+
+    async def _hang_up(self, session: Session, reason: str) -> None:
+        try:
+            await self._owner.stop(reason)
+            await self._owner.release_memory()
+        except DeviceError as error:
+            self._device_failed(error)
+        self._owner.driver_left()
+        for stand_in in self._bridged.values():
+            self._bridge.remove(stand_in)
+        self._bridged.clear()
+        for ring in session.rings.values():
+            self._watch(ring.kick, None)
+        self._kicked = False
+        self._session = None
+        session.close()
+        self._log.emit("frontend.disconnected", reason=reason)
+
+
+def _translatable(session: Session, index: int) -> bool:
+    """Whether a ring is complete and lies in memory (a region under it may come and go)."""
+    if not session.ring_complete(index):
+        return False
+    try:
+        session.guest_ring(index)
+    except FrontendError:
+        return False
+    return True
+
+
+def _first(group: BaseExceptionGroup[_Error]) -> _Error:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return cast("_Error", error)

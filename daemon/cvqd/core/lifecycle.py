@@ -1,0 +1,203 @@
+"""The life of a device, step by step: inspect, negotiate, bring up, enable, stop.
+
+Each function is the order of calls that the kernel and the specification ask
+for (virtio 1.3 §3.1.1, ``drivers/vhost/vdpa.c``) and awaits nothing but the
+device it is given.  The rule for *when* a device starts is ``wants_start``,
+because no message of a front-end says it for all of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from errno import EINVAL, EOPNOTSUPP
+from typing import TYPE_CHECKING, Final
+
+from cvqd.core import isolation
+from cvqd.core.isolation import GUEST_ASID
+from cvqd.errors import DeviceError
+from cvqd.wire import net_config
+from cvqd.wire.vhost_vdpa import Backend, IovaRange
+from cvqd.wire.virtio import NET_DEVICE_ID, Feature, Status
+
+if TYPE_CHECKING:
+    from cvqd.core.device import VdpaDevice
+    from cvqd.core.isolation import Isolation
+    from cvqd.core.mappings import Mappings
+    from cvqd.wire.split_ring import RingAddresses
+
+#: backend features cvqd uses when offered; DESC_ASID is reported only
+BACKEND_USED: Final = (
+    Backend.IOTLB_MSG_V2.mask
+    | Backend.IOTLB_BATCH.mask
+    | Backend.IOTLB_ASID.mask
+    | Backend.SUSPEND.mask
+    | Backend.RESUME.mask
+    | Backend.ENABLE_AFTER_DRIVER_OK.mask
+    | Backend.IOTLB_PERSIST.mask
+)
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceFacts:
+    """What an open device says of itself before anything is negotiated.
+
+    ``backend_features`` are those offered; ``vring_num`` is in descriptors.
+    """
+
+    features: int
+    backend_features: int
+    vring_num: int
+    vqs: int
+    group_count: int
+    address_spaces: int
+    iova: IovaRange
+    config: bytes
+    max_pairs: int
+
+    @property
+    def backend_used(self) -> int:
+        """Backend features that are acknowledged."""
+        return self.backend_features & BACKEND_USED
+
+    @property
+    def enables_late(self) -> bool:
+        """Whether rings may be enabled while DRIVER_OK is set."""
+        return bool(self.backend_features & Backend.ENABLE_AFTER_DRIVER_OK.mask)
+
+
+@dataclass(frozen=True, slots=True)
+class RingPlan:
+    """One ring as the device is to be given it: its own index, addresses in its address space, lent fds."""
+
+    index: int
+    num: int
+    addresses: RingAddresses
+    base: int
+    kick: int
+    call: int
+
+
+@dataclass(frozen=True, slots=True)
+class StartPlan:
+    """A start: the features to acknowledge, the guest's rings, the shadow queue's ring."""
+
+    features: int
+    data: tuple[RingPlan, ...]
+    control: RingPlan | None
+
+    @property
+    def rings(self) -> tuple[RingPlan, ...]:
+        """All rings."""
+        return self.data + ((self.control,) if self.control else ())
+
+
+async def inspect(device: VdpaDevice) -> DeviceFacts:
+    """Reset the device, take its backend features, read what it is; DeviceError if it is no NIC."""
+    kind = await device.device_id()
+    if kind != NET_DEVICE_ID:
+        raise DeviceError("VHOST_VDPA_GET_DEVICE_ID", EINVAL, f"virtio device {kind} is no network device")
+    await device.set_status(0)
+    backend = await device.get_backend_features()
+    await device.set_backend_features(backend & BACKEND_USED)
+    features = await device.get_features()
+    config = await device.get_config(0, await device.get_config_size())
+    multiqueue = features & (Feature.MQ.mask | Feature.RSS.mask)
+    return DeviceFacts(
+        features=features,
+        backend_features=backend,
+        vring_num=await device.get_vring_num(),
+        vqs=await device.get_vqs_count(),
+        group_count=await device.get_group_num(),
+        address_spaces=await device.get_as_num(),
+        iova=await device.get_iova_range(),
+        config=config,
+        max_pairs=max(1, net_config.decode(config).max_virtqueue_pairs) if multiqueue else 1,
+    )
+
+
+async def judge_isolation(device: VdpaDevice, facts: DeviceFacts, cvq_index: int | None) -> Isolation:
+    """Ask for the group of every ring now and judge; membership may depend on negotiated features."""
+    return isolation.judge(
+        backend_features=facts.backend_features,
+        address_spaces=facts.address_spaces,
+        groups=tuple([await _group(device, index) for index in range(facts.vqs)]),
+        cvq_index=cvq_index,
+    )
+
+
+async def negotiate(device: VdpaDevice, features: int) -> None:
+    """Reset and acknowledge features up to FEATURES_OK; DeviceError if the device will not have them."""
+    await device.set_status(0)
+    await device.set_status(Status.ACKNOWLEDGE)
+    await device.set_status(Status.ACKNOWLEDGE | Status.DRIVER)
+    await device.set_features(features)
+    await device.set_status(Status.ACKNOWLEDGE | Status.DRIVER | Status.FEATURES_OK)
+    if not await device.get_status() & Status.FEATURES_OK:
+        raise DeviceError("VHOST_VDPA_SET_STATUS", EINVAL, f"FEATURES_OK does not hold for {features:#x}")
+
+
+async def bring_up(
+    device: VdpaDevice, facts: DeviceFacts, mappings: Mappings, verdict: Isolation, plan: StartPlan
+) -> None:
+    """From any state to DRIVER_OK with only the control queue enabled.
+
+    A device without ENABLE_AFTER_DRIVER_OK cannot be given its data queues
+    later, so there they are enabled here and run while state is replayed.
+
+    Memory must be in ``mappings`` by now: once DRIVER_OK is set, a group on an
+    address space in which nothing is mapped would see this process's memory
+    (the kernel takes an empty space for identity, ``drivers/vdpa/vdpa_sim``).
+    """
+    await negotiate(device, plan.features)
+    await mappings.restore()
+    for asid in {queue.asid for queue in verdict.queues}:
+        if not mappings.mapped(asid):
+            raise DeviceError("VHOST_VDPA_SET_STATUS", EINVAL, f"nothing is mapped in address space {asid}")
+    # a reset returns every group to address space 0: say all of them again, each time
+    for group, asid in sorted(
+        {(queue.group, queue.asid) for queue in verdict.queues if queue.group is not None}
+    ):
+        if asid != GUEST_ASID:
+            await device.set_group_asid(group, asid)
+    for ring in plan.rings:
+        await device.set_vring_num(ring.index, ring.num)
+        await device.set_vring_addr(ring.index, ring.addresses)
+        await device.set_vring_base(ring.index, ring.base)
+        await device.set_vring_call(ring.index, ring.call)
+        await device.set_vring_kick(ring.index, ring.kick)
+    for ring in plan.rings if not facts.enables_late else plan.rings[len(plan.data) :]:
+        await device.set_vring_enable(ring.index, enable=True)
+    await device.set_status(Status.ACKNOWLEDGE | Status.DRIVER | Status.FEATURES_OK | Status.DRIVER_OK)
+    if await device.get_status() & (Status.NEEDS_RESET | Status.FAILED):
+        raise DeviceError("VHOST_VDPA_SET_STATUS", EINVAL, "the device failed at DRIVER_OK")
+
+
+async def enable_data(device: VdpaDevice, facts: DeviceFacts, plan: StartPlan) -> None:
+    """Let the guest's rings run, after the control state is in place."""
+    for ring in plan.data if facts.enables_late else ():
+        await device.set_vring_enable(ring.index, enable=True)
+
+
+async def stop(device: VdpaDevice, facts: DeviceFacts, plan: StartPlan) -> dict[int, int] | None:
+    """Stop and reset the device; the data rings' bases, None where the device cannot keep them.
+
+    Every descriptor lent to the device is unbound.
+    """
+    bases: dict[int, int] | None = None
+    if facts.backend_used & Backend.SUSPEND.mask:
+        await device.suspend()
+        bases = {ring.index: await device.get_vring_base(ring.index) for ring in plan.data}
+    await device.set_status(0)
+    for ring in plan.rings:
+        await device.set_vring_kick(ring.index, -1)
+        await device.set_vring_call(ring.index, -1)
+    return bases
+
+
+async def _group(device: VdpaDevice, index: int) -> int | None:
+    try:
+        return await device.get_vring_group(index)
+    except DeviceError as error:
+        if error.errno == EOPNOTSUPP:
+            return None
+        raise

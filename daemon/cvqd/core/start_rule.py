@@ -1,0 +1,56 @@
+"""When a device starts and stops for a front-end: a rule over what is there, not over who said it last.
+
+Front-ends differ in the order of their messages, so no message starts or
+stops the device.  After each one the rule is asked again.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from cvqd.wire.virtio import Status
+
+
+class Readiness(NamedTuple):
+    """A session, as far as starting depends on it.
+
+    ``complete`` are rings with memory, NUM, ADDR and KICK; ``enabled`` and
+    ``expected`` are ring indices too; ``cvq`` is the guest's control queue or None.
+    ``kicked`` says that a ring rang before the start, ``unread`` that the
+    front-end has said more than was heard.
+    """
+
+    features_set: bool
+    status: int | None
+    complete: frozenset[int]
+    enabled: frozenset[int]
+    expected: frozenset[int]
+    cvq: int | None
+    kicked: bool
+    unread: bool
+
+    @property
+    def first_pair(self) -> frozenset[int]:
+        """The rings without which nothing runs."""
+        return frozenset((0, 1) if self.cvq is None else (0, 1, self.cvq))
+
+
+def wants_start(ready: Readiness) -> bool:
+    """Whether a stopped device should start now."""
+    if not ready.features_set or not ready.first_pair <= ready.complete:
+        return False
+    if ready.status is not None:
+        return bool(ready.status & Status.DRIVER_OK)
+    if ready.expected <= ready.complete & ready.enabled:
+        return True
+    # a front-end that leaves rings out shows only by its guest's first kick that it has said everything
+    return ready.kicked and not ready.unread and ready.first_pair & ready.enabled == ready.first_pair
+
+
+def wants_stop(ready: Readiness, running: frozenset[int]) -> bool:
+    """Whether a device that runs these rings should stop now: none of them is complete and enabled."""
+    if ready.status is not None and not ready.status & Status.DRIVER_OK:
+        return True
+    if not ready.first_pair <= ready.complete:
+        return True
+    return ready.status is None and not running & ready.enabled

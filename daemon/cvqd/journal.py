@@ -1,0 +1,198 @@
+"""What became of each command: counted, remembered for ``status``, told to the log.
+
+The relay notes steps while the guest waits and calls ``tell`` when it no
+longer does, so that no log line, digest or name stands between a kick and its
+answer; a note carries the moment of the step itself.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from time import monotonic_ns
+from typing import TYPE_CHECKING, Final
+
+from cvqd.wire.net_control import ERR, OK, Command, Unknown
+
+if TYPE_CHECKING:
+    from cvqd.core.guest_queue import Chain
+    from cvqd.core.tracked import TrackedState
+    from cvqd.errors import GuestError
+    from cvqd.events import EventLog
+
+RECENT: Final = 16
+
+
+class Pending:
+    """One popped command on its way to an answer; ``deadline`` on trio's clock, moments in ns."""
+
+    __slots__ = (
+        "ack",
+        "answered_ns",
+        "chain",
+        "command",
+        "data",
+        "deadline",
+        "expired",
+        "id",
+        "received_ns",
+        "refusal",
+        "state",
+    )
+
+    def __init__(self, command_id: int, chain: Chain, data: bytes, deadline: float) -> None:
+        self.id = command_id
+        self.chain = chain
+        self.data = data
+        self.deadline = deadline
+        self.received_ns = monotonic_ns()
+        self.answered_ns = 0
+        #: the decoded value; None if the bytes are no command
+        self.command: Command | None = None
+        #: status byte for the guest, None while there is none
+        self.ack: int | None = None
+        self.refusal: GuestError | None = None
+        self.expired = False
+        #: the state this command led to, if it changed it
+        self.state: TrackedState | None = None
+
+    @property
+    def name(self) -> str:
+        """``class.command``, as far as the bytes say it."""
+        if self.command is not None:
+            return self.command.name
+        return Unknown(self.data[0], self.data[1]).name if len(self.data) >= 2 else "none"
+
+    @property
+    def elapsed_us(self) -> int:
+        """From the pop to the answer."""
+        return (self.answered_ns - self.received_ns) // 1000
+
+    def refuse(self, refusal: GuestError) -> None:
+        """Answer ERR without asking the device."""
+        self.refusal = refusal
+        self.ack = ERR
+
+    def expire(self) -> None:
+        """Answer ERR because the deadline passed."""
+        self.expired = True
+        self.ack = ERR
+
+
+class Journal:
+    """Counters and memory of one instance; ``device_faults`` and the rest only grow."""
+
+    def __init__(self, log: EventLog) -> None:
+        self._log = log
+        self._told: list[tuple[str, int, Pending]] = []
+        self.answers: Counter[tuple[str, str]] = Counter()
+        self.counts: Counter[str] = Counter()
+        self.recent: deque[Pending] = deque(maxlen=RECENT)
+
+    def received(self, command: Pending) -> None:
+        """Note a popped command."""
+        if self._log.enabled("cvq.command.received"):
+            self._told.append(("cvq.command.received", command.received_ns, command))
+
+    def forwarded(self, command: Pending) -> None:
+        """Note a command that the device has now."""
+        if self._log.enabled("cvq.command.forwarded"):
+            self._told.append(("cvq.command.forwarded", monotonic_ns(), command))
+
+    def answered(self, command: Pending) -> None:
+        """Note that the guest has its answer."""
+        command.answered_ns = monotonic_ns()
+        if command.refusal is not None:
+            outcome = "cvq.command.refused" if not command.chain.fault else "cvq.chain.malformed"
+        else:
+            outcome = "cvq.command.expired" if command.expired else "cvq.command.acked"
+        self._told.append((outcome, command.answered_ns, command))
+        if command.state is not None:
+            self._told.append(("state.changed", command.answered_ns, command))
+
+    def late(self, command: Pending) -> None:
+        """Note the answer to a command that had expired."""
+        now = monotonic_ns()
+        command.answered_ns = now
+        self._told.append(("cvq.command.late", now, command))
+        if command.state is not None:
+            self._told.append(("state.changed", now, command))
+
+    def fault(self, reason: str, detail: str) -> None:
+        """Report a breach of the virtqueue protocol by the device."""
+        self.counts["device_faults"] += 1
+        self._log.emit("device.fault", reason=reason, detail=detail)
+
+    def broken(self, error: GuestError) -> None:
+        """Report that the guest's queue cannot be followed any more."""
+        self.counts["queue_broken"] += 1
+        self._log.emit("cvq.broken", reason=error.reason, detail=error.detail)
+
+    def tell(self) -> None:
+        """Count and log everything noted since the last call."""
+        if not self._told:
+            return
+        told, self._told = self._told, []
+        for event, moment, command in told:
+            self._tell(event, moment, command)
+
+    def _tell(self, event: str, moment: int, command: Pending) -> None:
+        emit, refusal = self._log.emit, command.refusal
+        match event:
+            case "cvq.command.received":
+                emit(
+                    "cvq.command.received",
+                    mono_ns=moment,
+                    command_id=command.id,
+                    command=command.name,
+                    bytes=len(command.data),
+                )
+            case "cvq.command.forwarded":
+                emit("cvq.command.forwarded", mono_ns=moment, command_id=command.id, command=command.name)
+            case "cvq.command.acked" | "cvq.command.late":
+                late = event == "cvq.command.late"
+                outcome = "late" if late else "ok" if command.ack == OK else "err"
+                self.answers[command.name, outcome] += 1
+                if not late:
+                    self.recent.append(command)
+                emit(
+                    event,
+                    mono_ns=moment,
+                    command_id=command.id,
+                    command=command.name,
+                    ack=command.ack,
+                    elapsed_us=command.elapsed_us,
+                )
+            case "cvq.command.expired":
+                self.answers[command.name, "expired"] += 1
+                self.recent.append(command)
+                emit(
+                    "cvq.command.expired",
+                    mono_ns=moment,
+                    command_id=command.id,
+                    command=command.name,
+                    elapsed_us=command.elapsed_us,
+                )
+            case "cvq.command.refused" if refusal is not None:
+                self.answers[command.name, "refused"] += 1
+                self.recent.append(command)
+                emit(
+                    "cvq.command.refused",
+                    mono_ns=moment,
+                    command_id=command.id,
+                    command=command.name,
+                    reason=refusal.reason,
+                    detail=refusal.detail,
+                )
+            case "cvq.chain.malformed" if refusal is not None:
+                self.counts["chains_malformed"] += 1
+                self.counts[refusal.reason] += 1
+                emit("cvq.chain.malformed", mono_ns=moment, reason=refusal.reason, detail=refusal.detail)
+            case "state.changed" if command.state is not None:
+                emit(
+                    "state.changed",
+                    mono_ns=moment,
+                    command_id=command.id,
+                    command=command.name,
+                    digest=command.state.digest(),
+                    late=command.expired,
+                )

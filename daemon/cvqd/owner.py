@@ -1,0 +1,321 @@
+"""The owner of one device: from negotiated features and rings to a device that runs, and back.
+
+It keeps what outlives a front-end (tracked state, shadow memory) and what
+outlives a reset (the mappings).  It knows rings and memory but no vhost-user
+message; those are ``backend``'s.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from errno import EINVAL
+from time import monotonic_ns
+from typing import TYPE_CHECKING
+
+import trio
+
+from cvqd.core import config_space, features, lifecycle
+from cvqd.core.address_space import AddressSpace
+from cvqd.core.isolation import GUEST_ASID, Isolation, Verdict
+from cvqd.core.mappings import Mappings
+from cvqd.core.policy import Policy
+from cvqd.core.tracked import Ledger, TrackedState, replay
+from cvqd.errors import DeviceError, GuestError, IsolationError
+from cvqd.relay import Relay
+from cvqd.replay import replay as replay_commands
+from cvqd.run import GuestRing, Run, ring_windows
+from cvqd.shadow import ShadowMemory
+from cvqd.wire import net_config
+from cvqd.wire.vhost_vdpa import Access, Map
+from cvqd.wire.virtio import Feature, control_queue_index, feature_names
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from cvqd.core.device import VdpaDevice
+    from cvqd.core.guest_queue import GuestQueue
+    from cvqd.core.lifecycle import DeviceFacts
+    from cvqd.core.shadow_queue import ShadowQueue
+    from cvqd.events import EventLog
+    from cvqd.host.shared_memory import SharedMemory
+    from cvqd.journal import Journal
+    from cvqd.wire.split_ring import RingAddresses
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Configured limits: the policy on isolation, ``deadline`` in seconds, ``max_command`` in bytes."""
+
+    require_isolation: bool
+    deadline: float
+    max_command: int
+
+
+class Owner:
+    """Owns a device that ``lifecycle.inspect`` looked at; one task at a time may call its async methods."""
+
+    def __init__(
+        self, device: VdpaDevice, facts: DeviceFacts, limits: Limits, log: EventLog, journal: Journal
+    ) -> None:
+        self.device = device
+        self.facts = facts
+        self.offer = features.offer(facts.features, facts.max_pairs, facts.vqs)
+        self.isolation = Isolation(Verdict.NONE, (), "not judged yet")
+        self.memory = AddressSpace()
+        #: the guest's features, without bit 30
+        self.features = 0
+        self.shadow = ShadowMemory(facts, limits.max_command)
+        self._limits = limits
+        self._log = log
+        self._journal = journal
+        self._mappings = Mappings(device, facts.backend_used)
+        self._config = facts.config
+        self._ledger = Ledger(TrackedState(net_config.decode(facts.config).mac))
+        self._new_life: str | None = "the service started"
+        self._driver_present = False
+        self._run: Run | None = None
+
+    # what is known
+
+    @property
+    def state(self) -> TrackedState:
+        """Tracked state of the device."""
+        return self._ledger.state
+
+    @property
+    def uncertain(self) -> bool:
+        """Whether the device may differ from ``state`` by a command that was never answered."""
+        return self._ledger.uncertain
+
+    @property
+    def running(self) -> frozenset[int]:
+        """Rings that run, by the guest's index; empty while the device is stopped."""
+        return self._run.rings if self._run else frozenset()
+
+    @property
+    def guest_cvq(self) -> int | None:
+        """Index of the guest's control queue for its features."""
+        if not self.features & Feature.CTRL_VQ.mask:
+            return None
+        return control_queue_index(self.features, self.offer.max_pairs)
+
+    @property
+    def guest_pairs(self) -> int:
+        """Queue pairs the guest has rings for."""
+        return self.offer.max_pairs if self.features & Feature.MQ.mask else 1
+
+    @property
+    def quarantined(self) -> int:
+        """Slots of the shadow queue that expired commands still hold."""
+        queue = self._run.queue if self._run else None
+        return queue.quarantined if queue else 0
+
+    def config(self) -> bytes:
+        """Configuration space as the guest is to see it.
+
+        A driver that is about to begin reads the address that the device has after a reset: its own
+        life starts from there, whatever the one before it set.
+        """
+        state = self.state if self._driver_present else self._reset_state()
+        return config_space.overlay(self._config, self.offer, state)
+
+    # what is asked for
+
+    async def judge(self) -> None:
+        """Judge isolation; IsolationError where the policy requires what cannot be had."""
+        has_cvq = bool(self.offer.features & Feature.CTRL_VQ.mask)
+        index = self.offer.device_cvq_index if has_cvq else None
+        before = self.isolation
+        self.isolation = found = await lifecycle.judge_isolation(self.device, self.facts, index)
+        if found == before:
+            return
+        self._log.emit(
+            "isolation.verdict",
+            verdict=found.verdict.value,
+            reason=found.reason,
+            queues=[f"{queue.index}: group {queue.group}, ASID {queue.asid}" for queue in found.queues],
+        )
+        if found.cvq is None or found.verdict is not Verdict.SHARED:
+            return
+        if self._limits.require_isolation:
+            self._log.emit("isolation.refused", queue=found.cvq.index, reason=found.reason)
+            raise IsolationError(f"control queue {found.cvq.index}: {found.reason}")
+        self._log.emit("isolation.shared", queue=found.cvq.index, reason=found.reason)
+
+    async def negotiate(self, guest_features: int) -> None:
+        """Take the guest's features and try them on the device; DeviceError refuses them."""
+        beyond = guest_features & ~self.offer.features
+        if beyond:
+            raise DeviceError(
+                "VHOST_SET_FEATURES", EINVAL, f"{', '.join(feature_names(beyond))} was not offered"
+            )
+        await lifecycle.negotiate(self.device, self._device_word(guest_features))
+        await self._mappings.restore()
+        await self.judge()
+        self.features = guest_features
+        self._log.emit("frontend.negotiated", features=feature_names(guest_features))
+
+    async def change_memory(self, removed: Iterable[int], added: Mapping[int, SharedMemory]) -> None:
+        """Unmap regions by guest address, then map others; what stays is not touched.
+
+        The caller stops the device first where a running ring would lose its memory
+        or where ``displaces`` says that the shadow memory has to move.
+        """
+        begun = monotonic_ns()
+        gone = list(removed)
+        if self.displaces(added):
+            await self.shadow.withdraw(self._mappings)
+        maps = [Map(start, len(part), part, 0, Access.READ_WRITE) for start, part in added.items()]
+        for start in gone:
+            self.memory.remove(start, 1)
+        await self._mappings.change(GUEST_ASID, gone, maps)
+        for start, part in added.items():
+            self.memory.add(start, part.view)
+        self._log.emit(
+            "memory.mapped",
+            regions=len(self.memory),
+            bytes=sum(len(extent.view) for extent in self.memory.extents),
+            added=len(added),
+            removed=len(gone),
+            elapsed_us=(monotonic_ns() - begun) // 1000,
+        )
+
+    def uses(self, start: int, size: int) -> bool:
+        """Whether a running ring lies in this range of guest memory."""
+        return self._run is not None and self._run.uses(start, size)
+
+    def displaces(self, added: Mapping[int, SharedMemory]) -> bool:
+        """Whether these regions lie where the shadow memory is (it shares the guest's address space then)."""
+        return any(self.shadow.overlaps(GUEST_ASID, start, len(part)) for start, part in added.items())
+
+    def driver_left(self, reason: str | None = None) -> None:
+        """Note that whoever reads the configuration next is a driver at its beginning.
+
+        With a ``reason`` that is certain and the next start begins from the device's reset state;
+        without, the rings will tell.
+        """
+        self._driver_present = False
+        if reason is not None:
+            self._new_life = reason
+
+    async def start(self, data: list[GuestRing], control: GuestRing | None, nursery: trio.Nursery) -> None:
+        """Start the device on the guest's rings; after a DeviceError or GuestError it is reset."""
+        begun = monotonic_ns()
+        if self._new_life is None and self._initial([*data, *([control] if control else [])]):
+            self._new_life = "every ring is initial"
+        cvq = self.isolation.cvq
+        if cvq is not None:
+            await self.shadow.place(self._mappings, self.isolation.asid)
+        run = Run(self._device_word(self.features), data, control, self.shadow, cvq.index if cvq else None)
+        try:
+            await lifecycle.bring_up(self.device, self.facts, self._mappings, self.isolation, run.plan)
+            await self._restore(run)
+            run.attach(self.memory, self._relay)
+            await lifecycle.enable_data(self.device, self.facts, run.plan)
+        except BaseException:
+            with trio.CancelScope(shield=True):
+                await run.stop_device(self.device, self.facts)
+            raise
+        self._run = run
+        self._driver_present = True
+        run.ring_all()
+        nursery.start_soon(run.relay)
+        self._log.emit(
+            "device.started",
+            features=feature_names(run.plan.features),
+            pairs=self.state.pairs,
+            rings=sorted(self.running),
+            elapsed_us=(monotonic_ns() - begun) // 1000,
+        )
+
+    async def stop(self, reason: str) -> dict[int, int]:
+        """Answer what is in flight, stop and reset the device; each ring's base by the guest's index."""
+        run = self._run
+        if run is None:
+            return {}
+        with trio.CancelScope(shield=True):
+            await run.end()
+            self._run = None
+            bases = await run.stop_device(self.device, self.facts)
+            self._config = await self.device.get_config(0, len(self._config))
+        how = "suspend" if bases is not None else "reset"
+        if bases is None:
+            # a device that cannot say where it stopped has finished what it used
+            bases = {plan.index: self._used_index(plan.num, plan.addresses) for plan in run.plan.data}
+        if run.guest is not None and run.guest_cvq is not None:
+            bases[run.guest_cvq.index] = run.guest.next_available
+        self._ledger = Ledger(self.state)
+        self._log.emit("device.stopped", how=how, reason=reason)
+        return bases
+
+    async def rebind(self, own: GuestRing) -> None:
+        """Lend a running ring new descriptors; the old ones are still open."""
+        if self._run is None or own.index not in self.running:
+            return
+        if own.index == self.guest_cvq:
+            self._run.rebind(own)
+            return
+        await self.device.set_vring_call(own.index, own.call)
+        await self.device.set_vring_kick(own.index, own.kick)
+
+    async def refresh_config(self) -> None:
+        """Read the configuration space again after the device announced a change."""
+        self._config = await self.device.get_config(0, len(self._config))
+        self._log.emit("device.config_changed", status=net_config.decode(self._config).status)
+
+    async def release_memory(self) -> None:
+        """Forget all guest memory; the device must be stopped."""
+        await self.change_memory([extent.start for extent in self.memory.extents], {})
+
+    # steps
+
+    def _device_word(self, guest_features: int) -> int:
+        return self.offer.device_word(guest_features, self.facts.features)
+
+    def _reset_state(self) -> TrackedState:
+        return TrackedState(net_config.decode(self._config).mac)
+
+    def _initial(self, rings: list[GuestRing]) -> bool:
+        """Only a driver that starts over shows rings that were never used."""
+        return all(not each.base and not self._used_index(each.num, each.addresses) for each in rings)
+
+    def _used_index(self, num: int, addresses: RingAddresses) -> int:
+        try:
+            return ring_windows(self.memory, num, addresses).used_index
+        except GuestError:
+            return 0
+
+    async def _restore(self, run: Run) -> None:
+        """Give the device the state its driver left, or take the device's own for a new driver."""
+        self._config = await self.device.get_config(0, len(self._config))
+        if self._new_life is not None:
+            self._ledger = Ledger(self._reset_state())
+            self._log.emit("state.reset", reason=self._new_life, digest=self.state.digest())
+            self._new_life = None
+        elif run.queue is not None:
+            begun = monotonic_ns()
+            commands = replay(self.state, run.plan.features)
+            await replay_commands(commands, run.queue, run.doorbells, run.kick_device, self._limits.deadline)
+            self._log.emit(
+                "state.replayed",
+                commands=len(commands),
+                digest=self.state.digest(),
+                elapsed_us=(monotonic_ns() - begun) // 1000,
+            )
+
+    def _relay(self, run: Run, guest: GuestQueue, shadow: ShadowQueue) -> Relay:
+        return Relay(
+            guest=guest,
+            shadow=shadow,
+            ledger=self._ledger,
+            policy=Policy(
+                self.features,
+                self.offer.max_pairs,
+                announces=bool(self.offer.emulated & Feature.GUEST_ANNOUNCE.mask),
+            ),
+            journal=self._journal,
+            deadline=self._limits.deadline,
+            max_command=self._limits.max_command,
+            kick_device=run.kick_device,
+            call_guest=run.call_guest,
+        )

@@ -1,0 +1,193 @@
+"""The data flow of one control command, from the guest's kick to its answer.
+
+    guest kick --> fetch: pop, decode
+                   forward: judge --> refused, answered here, or submitted; one device kick
+    device call -> collect: reap, or the deadline passed; tracked state follows
+                   answer: in the guest's order; one guest call
+                   tell: count and log, now that nobody waits
+
+One task, woken by one set of doorbells, works in batches.  A step looks at
+the rings and never at which doorbell rang, so a spurious one costs a few
+comparisons.  State moves when the device acknowledged, a command is judged
+before it is sent, and whatever the device does the guest has its answer by
+the command's deadline.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from typing import TYPE_CHECKING
+
+import trio
+
+from cvqd.core.policy import Route
+from cvqd.errors import GuestError
+from cvqd.journal import Pending
+from cvqd.wire.net_control import ERR, OK, Command, decode
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from cvqd.core.guest_queue import Chain, GuestQueue
+    from cvqd.core.policy import Policy
+    from cvqd.core.shadow_queue import ShadowQueue
+    from cvqd.core.tracked import Ledger
+    from cvqd.host.doorbell import DoorbellSet
+    from cvqd.journal import Journal
+
+
+class Relay:
+    """Relays one guest's control queue; ``deadline`` in seconds, ``max_command`` in bytes."""
+
+    def __init__(
+        self,
+        *,
+        guest: GuestQueue,
+        shadow: ShadowQueue,
+        ledger: Ledger,
+        policy: Policy,
+        journal: Journal,
+        deadline: float,
+        max_command: int,
+        kick_device: Callable[[], None],
+        call_guest: Callable[[], None],
+    ) -> None:
+        self._guest = guest
+        self._shadow = shadow
+        self._ledger = ledger
+        self._policy = policy
+        self._journal = journal
+        self._deadline = deadline
+        self._max_command = max_command
+        self._kick_device = kick_device
+        self._call_guest = call_guest
+        self._ids = itertools.count(1)
+        self._guest_broken = False
+        #: popped and not answered, in the guest's order; the second holds those not yet judged
+        self._open: deque[Pending] = deque()
+        self._unsent: deque[Pending] = deque()
+        #: with the device, expired ones included
+        self._sent: dict[int, Pending] = {}
+
+    async def run(self, doorbells: DoorbellSet) -> None:
+        """Step whenever the guest kicks, the device calls or a deadline passes, until cancelled."""
+        while True:
+            more = self.step(trio.current_time())
+            await doorbells.wait(0 if more else self._next_deadline())
+
+    async def drain(self, doorbells: DoorbellSet) -> None:
+        """Answer what was popped, fetch no more; takes one deadline at most.  ``run`` must have ended."""
+        while self._open:
+            await doorbells.wait(self._next_deadline())
+            self.step(trio.current_time(), fetch=False)
+
+    def step(self, now: float, *, fetch: bool = True) -> bool:
+        """Do what can be done now; whether the guest may have more that there is room for."""
+        full = self._fetch(now) if fetch else False
+        self._forward(now)
+        self._collect(now)
+        self._answer()
+        self._journal.tell()
+        return full and len(self._open) < self._shadow.slots
+
+    def _fetch(self, now: float) -> bool:
+        """Pop and decode until the guest has no more; True if that point was not reached."""
+        while len(self._open) < self._shadow.slots:
+            try:
+                chain = None if self._guest_broken else self._guest.pop()
+            except GuestError as error:
+                self._guest_broken = True
+                self._journal.broken(error)
+                return False
+            if chain is None:
+                return False
+            data = chain.read(self._max_command + 1)
+            pending = Pending(next(self._ids), chain, data, now + self._deadline)
+            try:
+                pending.command = self._decode(chain, data)
+            except GuestError as error:
+                pending.refuse(error)
+            self._journal.received(pending)
+            self._open.append(pending)
+            self._unsent.append(pending)
+        return True
+
+    def _decode(self, chain: Chain, data: bytes) -> Command:
+        if chain.fault is not None:
+            raise chain.fault
+        if not chain.writable:
+            chain.fault = GuestError("chain.no_answer", "no byte for the status")
+            raise chain.fault
+        if len(data) > self._max_command:
+            raise GuestError("command.too_long", f"more than {self._max_command} bytes")
+        return decode(data)
+
+    def _forward(self, now: float) -> None:
+        """Judge in order; submit what is allowed, with one kick for all."""
+        while self._unsent:
+            pending = self._unsent[0]
+            if pending.ack is None and pending.command is not None:
+                if pending.deadline <= now:
+                    pending.expire()
+                elif not self._send(pending, pending.command):
+                    break
+            self._unsent.popleft()
+        if self._shadow.publish():
+            self._kick_device()
+
+    def _send(self, pending: Pending, command: Command) -> bool:
+        """Judge one command and send it on its way; False if it has to wait for others."""
+        if self._policy.waits(command) and self._shadow.in_flight:
+            return False
+        try:
+            route = self._policy.judge(command, self._ledger.state)
+        except GuestError as refusal:
+            pending.refuse(refusal)
+            return True
+        if route is Route.LOCAL:
+            pending.ack = OK
+            pending.state = self._ledger.local(command)
+            return True
+        if not self._shadow.free:
+            return False
+        self._shadow.submit(pending.id, pending.data, pending.deadline)
+        self._sent[pending.id] = pending
+        self._ledger.submitted(pending.id, command)
+        self._journal.forwarded(pending)
+        return True
+
+    def _collect(self, now: float) -> None:
+        """Take the device's answers; give up on those whose time has passed."""
+        for command_id, ack, late in self._shadow.reap():
+            pending = self._sent.pop(command_id)
+            pending.ack = ERR if ack is None else ack
+            if ack is None:
+                # given back without a status: nobody can say whether it was executed
+                self._ledger.lost(pending.id)
+            else:
+                pending.state = self._ledger.answered(pending.id, acked=ack == OK)
+            if late:
+                self._journal.late(pending)
+        for command_id in self._shadow.expire(now):
+            self._sent[command_id].expire()
+            self._ledger.expired(command_id)
+        for reason, detail in self._shadow.take_faults():
+            self._journal.fault(reason, detail)
+
+    def _answer(self) -> None:
+        """Give back every command that has its answer and nothing unanswered before it."""
+        if not self._open or self._open[0].ack is None:
+            return
+        while self._open and (ack := self._open[0].ack) is not None:
+            pending = self._open.popleft()
+            written = pending.chain.write(bytes((ack,)))
+            self._guest.push(pending.chain, written)
+            self._journal.answered(pending)
+        self._guest.publish()
+        self._call_guest()
+
+    def _next_deadline(self) -> float | None:
+        unsent = self._unsent[0].deadline if self._unsent else None
+        deadlines = [moment for moment in (self._shadow.deadline, unsent) if moment is not None]
+        return min(deadlines, default=None)

@@ -1,0 +1,56 @@
+"""Commands of our own on the shadow queue: state put back into a device before its guest runs.
+
+As many as the queue has room for travel together, with one kick.
+"""
+
+from __future__ import annotations
+
+from errno import EIO, ETIMEDOUT
+from typing import TYPE_CHECKING
+
+import trio
+
+from cvqd.errors import DeviceError
+from cvqd.wire.net_control import OK
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from cvqd.core.shadow_queue import ShadowQueue
+    from cvqd.host.doorbell import DoorbellSet
+    from cvqd.wire.net_control import Command
+
+
+async def replay(
+    commands: Sequence[Command],
+    shadow: ShadowQueue,
+    doorbells: DoorbellSet,
+    kick_device: Callable[[], None],
+    deadline: float,
+) -> None:
+    """Send commands in order and wait for every answer.
+
+    DeviceError names the first command that the device refused, or did not
+    answer within ``deadline`` seconds of the last progress.
+    """
+    sent = answered = 0
+    expires = trio.current_time() + deadline
+    while answered < len(commands):
+        while sent < len(commands) and shadow.free:
+            shadow.submit(sent, commands[sent].encode(), expires)
+            sent += 1
+        if shadow.publish():
+            kick_device()
+        await doorbells.wait(expires)
+        for place, ack, _ in shadow.reap():
+            if ack != OK:
+                raise _failed(commands, place, EIO, f"acknowledged with {ack}")
+            answered += 1
+            expires = trio.current_time() + deadline
+        if trio.current_time() >= expires:
+            raise _failed(commands, answered, ETIMEDOUT, f"no answer within {deadline:g} s")
+
+
+def _failed(commands: Sequence[Command], place: int, errno: int, what: str) -> DeviceError:
+    command = commands[place]
+    return DeviceError("replay", errno, f"{command.name}, {place + 1} of {len(commands)}: {what}")

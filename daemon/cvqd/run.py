@@ -1,0 +1,154 @@
+"""One run of the device: everything that exists from a start to the next stop."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import trio
+
+from cvqd.core import lifecycle
+from cvqd.core.guest_queue import GuestQueue
+from cvqd.core.lifecycle import RingPlan, StartPlan
+from cvqd.host import shared_memory
+from cvqd.host.doorbell import Doorbell, DoorbellSet, ring
+from cvqd.wire.split_ring import SplitRing, ring_sizes
+from cvqd.wire.vhost_vdpa import Access
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from cvqd.core.address_space import AddressSpace
+    from cvqd.core.device import VdpaDevice
+    from cvqd.core.lifecycle import DeviceFacts
+    from cvqd.core.shadow_queue import ShadowQueue
+    from cvqd.relay import Relay
+    from cvqd.shadow import ShadowMemory
+    from cvqd.wire.split_ring import RingAddresses
+
+
+@dataclass(frozen=True, slots=True)
+class GuestRing:
+    """A ring as the guest laid it out: guest-physical addresses, lent descriptors (-1 for none)."""
+
+    index: int
+    num: int
+    addresses: RingAddresses
+    base: int
+    kick: int
+    call: int
+
+
+def ring_windows(memory: AddressSpace, num: int, addresses: RingAddresses) -> SplitRing:
+    """A ring in guest memory, ready to be read; GuestError if a part is not in one region."""
+    parts = zip(addresses, ring_sizes(num), strict=True)
+    return SplitRing(num, *(memory.contiguous(start, size, Access.READ_WRITE) for start, size in parts))
+
+
+class Run:
+    """Doorbells, plan and relay of one run.
+
+    The shadow queue's own doorbells are here; those of the guest's rings are lent to the device.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        data: list[GuestRing],
+        guest_cvq: GuestRing | None,
+        shadow: ShadowMemory,
+        device_cvq: int | None,
+    ) -> None:
+        self._kick = Doorbell()
+        self._call = Doorbell()
+        self.doorbells = DoorbellSet()
+        self.doorbells.add(self._call.fileno())
+        self._scope = trio.CancelScope()
+        self._ended = trio.Event()
+        self._relay: Relay | None = None
+        self.guest: GuestQueue | None = None
+        self.guest_cvq = guest_cvq
+        control = None
+        if device_cvq is not None:
+            control = shadow.plan(device_cvq, self._kick.fileno(), self._call.fileno())
+        self.plan = StartPlan(
+            features,
+            tuple(RingPlan(r.index, r.num, r.addresses, r.base, r.kick, r.call) for r in data),
+            control,
+        )
+        self.queue: ShadowQueue | None = shadow.queue() if control else None
+
+    @property
+    def rings(self) -> frozenset[int]:
+        """Rings that run, by the guest's index."""
+        own = {self.guest_cvq.index} if self.guest_cvq else set()
+        return frozenset(own | {plan.index for plan in self.plan.data})
+
+    def uses(self, start: int, size: int) -> bool:
+        """Whether a ring lies in this range of guest memory."""
+        parts = [part for plan in self.plan.data for part in plan.addresses]
+        if self.guest_cvq is not None:
+            parts += self.guest_cvq.addresses
+        return any(start <= part < start + size for part in parts)
+
+    def kick_device(self) -> None:
+        """Ring the device's control queue."""
+        self._kick.ring()
+
+    def call_guest(self) -> None:
+        """Ring the guest's control queue.
+
+        Always: whether the guest wants it is a flag that could change while it is read, and a spurious
+        call is legal (virtio 1.3 §2.7.7).
+        """
+        if self.guest_cvq is not None and self.guest_cvq.call >= 0:
+            ring(self.guest_cvq.call)
+
+    def attach(self, memory: AddressSpace, build: Callable[[Run, GuestQueue, ShadowQueue], Relay]) -> None:
+        """Take up the guest's control queue where it stands; GuestError if it cannot be read."""
+        if self.guest_cvq is None or self.queue is None:
+            return
+        own = self.guest_cvq
+        window = ring_windows(memory, own.num, own.addresses)
+        self.guest = GuestQueue(window, memory, shared_memory.fence, own.base)
+        self._relay = build(self, self.guest, self.queue)
+        self.doorbells.add(own.kick)
+
+    def rebind(self, own: GuestRing) -> None:
+        """Use new descriptors for the guest's control queue; the old ones are still open."""
+        if self.guest_cvq is not None:
+            self.doorbells.discard(self.guest_cvq.kick)
+        self.guest_cvq = own
+        self.doorbells.add(own.kick)
+
+    async def relay(self) -> None:
+        """Relay the guest's commands until ``end``."""
+        try:
+            with self._scope:
+                if self._relay is not None:
+                    await self._relay.run(self.doorbells)
+        finally:
+            self._ended.set()
+
+    def ring_all(self) -> None:
+        """Kick and call every data ring: what rang before DRIVER_OK was lost."""
+        for plan in self.plan.data:
+            ring(plan.kick)
+            if plan.call >= 0:
+                ring(plan.call)
+
+    async def end(self) -> None:
+        """Stop relaying; every command that was popped is answered, within its deadline."""
+        self._scope.cancel()
+        await self._ended.wait()
+        if self._relay is not None:
+            await self._relay.drain(self.doorbells)
+
+    async def stop_device(self, device: VdpaDevice, facts: DeviceFacts) -> dict[int, int] | None:
+        """Stop the device and let go of everything; see ``lifecycle.stop``."""
+        try:
+            return await lifecycle.stop(device, facts, self.plan)
+        finally:
+            self.doorbells.close()
+            self._kick.close()
+            self._call.close()
