@@ -129,7 +129,7 @@ class Listener:
     """Where front-ends come from: ``async with`` each Connection that ``accept`` returns."""
 
     def __init__(self, ours: socket.socket) -> None:
-        """Take over a Unix stream socket that listens (``host.unix_listener.bind``) or is connected already."""
+        """Take over a Unix stream socket that listens (see ``host.unix_listener``) or is connected."""
         self._bound: trio.socket.SocketType | None = None
         self._connected: socket.socket | None = None
         if ours.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
@@ -148,7 +148,7 @@ class Listener:
             inherited = socket.socket(fileno=fd)
         except OSError as error:
             raise SocketError(place, error.strerror or "is no socket") from None
-        inherited.set_inheritable(False)  # noqa: FBT003
+        inherited.set_inheritable(False)
         if (inherited.family, inherited.type) != (socket.AF_UNIX, socket.SOCK_STREAM):
             inherited.close()
             raise SocketError(place, "is no Unix stream socket")

@@ -6,14 +6,30 @@ believes nothing: every reply's number and flag word are checked.
 
 from __future__ import annotations
 
+import array
+import os
+import socket
 from typing import TYPE_CHECKING, Self
 
+import trio
+
+from cvqd.testing.sequences import ANSWERED
+from cvqd.wire import vhost_user_payloads as payloads
+from cvqd.wire.vhost_user import (
+    HEADER,
+    REPLY_FLAGS,
+    BackRequest,
+    FrontRequest,
+    ProtocolFeature,
+    encode_request,
+    request_name,
+)
+
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
+    from types import TracebackType
 
-    import trio
-
-    from cvqd.testing.sequences import Sequence as MessageSequence
+    from cvqd.testing.sequences import Sequence as Steps
     from cvqd.wire.split_ring import RingAddresses
     from cvqd.wire.vhost_user_payloads import RegionDescription
 
@@ -23,28 +39,263 @@ class FrontEndError(Exception):
 
 
 class FrontEnd:
-    """``need_reply`` of each setter: None asks for an acknowledgement where REPLY_ACK was negotiated."""
+    """``need_reply`` None asks for an acknowledgement wherever REPLY_ACK was negotiated."""
 
-    def __init__(self, stream: trio.socket.SocketType) -> None:
+    def __init__(self, stream: socket.socket) -> None:
+        """Take over a connected stream socket."""
+        self._stream = trio.socket.from_stdlib_socket(stream)
+        self._channel: trio.lowlevel.FdStream | None = None
         self.protocol_features = 0
 
     @classmethod
     async def connect(cls, path: str) -> Self:
         """Connect to a back-end's socket."""
+        stream = trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            await stream.connect(path)
+        except BaseException:
+            stream.close()
+            raise
+        return cls(socket.socket(fileno=stream.detach()))
 
-    async def play(self, sequence: MessageSequence) -> None:
-        """Send a ready-made sequence (``testing.sequences``)."""
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+        if self._channel is not None:
+            with trio.CancelScope(shield=True):
+                await self._channel.aclose()
+
+    def close(self) -> None:
+        """Hang up."""
+        self._stream.close()
+
+    # messages
 
     async def send_raw(self, header: bytes, payload: bytes = b"", descriptors: Sequence[int] = ()) -> None:
-        """Send any bytes; descriptors go with the header's first byte."""
+        """Send any bytes; descriptors go with the first of them.  FrontEndError if the back-end hung up."""
+        data = header + payload
+        ancillary = (
+            [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors).tobytes())]
+            if descriptors
+            else []
+        )
+        try:
+            data = data[await self._stream.sendmsg([data], ancillary) :]
+            while data:
+                data = data[await self._stream.send(data) :]
+        except (BrokenPipeError, ConnectionResetError):
+            raise FrontEndError("the back-end hung up") from None
+
+    async def receive_reply(self, request: int) -> bytes:
+        """Payload of the reply to ``request``; FrontEndError for anything else that comes."""
+        number, flags, size = HEADER.unpack(await self._read(HEADER.size))
+        if (number, flags) != (request, REPLY_FLAGS):
+            raise FrontEndError(
+                f"{request_name(request)} answered by {request_name(number)}, flags {flags:#x}"
+            )
+        return await self._read(size)
+
+    async def _read(self, size: int) -> bytes:
+        data = b""
+        while len(data) < size:
+            try:
+                part = await self._stream.recv(size - len(data))
+            except ConnectionResetError:
+                part = b""
+            if not part:
+                raise FrontEndError("the back-end hung up")
+            data += part
+        return data
+
+    async def hung_up(self) -> bytes:
+        """Wait until the back-end hangs up; what it still said before."""
+        said = b""
+        try:
+            while part := await self._stream.recv(4096):
+                said += part
+        except ConnectionResetError:
+            pass
+        return said
 
     async def request(
         self,
-        request: int,
+        request: FrontRequest,
         payload: bytes = b"",
         descriptors: Sequence[int] = (),
         *,
-        answered: bool = False,
         need_reply: bool | None = None,
-    ) -> bytes | None:
-        """Send one request; payload of its reply, None if none was asked for; FrontEndError on a non-zero ack."""
+    ) -> bytes:
+        """Send one request; its reply's payload, empty if none is due.  FrontEndError for a non-zero ack."""
+        if need_reply is None:
+            need_reply = request not in ANSWERED and self._negotiated(ProtocolFeature.REPLY_ACK)
+        await self.send_raw(encode_request(request, payload, need_reply=need_reply), b"", descriptors)
+        if request is FrontRequest.SET_PROTOCOL_FEATURES:
+            self.protocol_features = payloads.decode_u64(request.name, payload)
+        if request in ANSWERED:
+            return await self.receive_reply(request)
+        if not need_reply or not self._negotiated(ProtocolFeature.REPLY_ACK):
+            return b""
+        reply = await self.receive_reply(request)
+        if payloads.decode_u64(request.name, reply):
+            raise FrontEndError(f"{request.name} was refused")
+        return reply
+
+    def _negotiated(self, feature: ProtocolFeature) -> bool:
+        return bool(self.protocol_features & feature.mask)
+
+    async def play(self, steps: Steps) -> None:
+        """Send a ready-made sequence (``testing.sequences``)."""
+        reply: bytes | None = None
+        while True:
+            try:
+                step = steps.send(reply)
+            except StopIteration:
+                return
+            reply = await self.request(
+                step.request, step.payload, step.descriptors, need_reply=step.need_reply
+            )
+
+    # requests
+
+    async def _get(self, request: FrontRequest) -> int:
+        return payloads.decode_u64(request.name, await self.request(request))
+
+    async def _state(self, request: FrontRequest, index: int, num: int) -> None:
+        await self.request(request, payloads.VringState(index, num).encode())
+
+    async def _ring_descriptor(self, request: FrontRequest, index: int, fd: int | None) -> None:
+        payload = payloads.VringDescriptor(index, present=fd is not None).encode()
+        await self.request(request, payload, () if fd is None else (fd,))
+
+    async def get_features(self) -> int:
+        """Feature word, bit 30 included."""
+        return await self._get(FrontRequest.GET_FEATURES)
+
+    async def set_features(self, features: int, *, need_reply: bool | None = None) -> None:
+        """Acknowledge features; the word goes as it is."""
+        await self.request(FrontRequest.SET_FEATURES, payloads.encode_u64(features), need_reply=need_reply)
+
+    async def set_owner(self) -> None:
+        """Start of a session, to those who care."""
+        await self.request(FrontRequest.SET_OWNER)
+
+    async def get_protocol_features(self) -> int:
+        """Protocol feature word."""
+        return await self._get(FrontRequest.GET_PROTOCOL_FEATURES)
+
+    async def set_protocol_features(self, features: int) -> None:
+        """Acknowledge protocol features; with REPLY_ACK setters wait for answers from here on."""
+        await self.request(FrontRequest.SET_PROTOCOL_FEATURES, payloads.encode_u64(features))
+
+    async def get_queue_num(self) -> int:
+        """Number of rings."""
+        return await self._get(FrontRequest.GET_QUEUE_NUM)
+
+    async def get_max_mem_slots(self) -> int:
+        """Number of regions that ADD_MEM_REG may make."""
+        return await self._get(FrontRequest.GET_MAX_MEM_SLOTS)
+
+    async def set_mem_table(self, regions: Iterable[tuple[RegionDescription, int]]) -> None:
+        """Regions with their descriptors."""
+        table = tuple(regions)
+        payload = payloads.encode_memory_table(tuple(region for region, _ in table))
+        await self.request(FrontRequest.SET_MEM_TABLE, payload, [fd for _, fd in table])
+
+    async def add_mem_reg(self, region: RegionDescription, fd: int) -> None:
+        """One more region."""
+        await self.request(FrontRequest.ADD_MEM_REG, region.encode_single(), [fd])
+
+    async def rem_mem_reg(self, region: RegionDescription) -> None:
+        """One region less."""
+        await self.request(FrontRequest.REM_MEM_REG, region.encode_single())
+
+    async def set_vring_num(self, index: int, num: int) -> None:
+        """Ring size."""
+        await self._state(FrontRequest.SET_VRING_NUM, index, num)
+
+    async def set_vring_base(self, index: int, base: int) -> None:
+        """Next available index."""
+        await self._state(FrontRequest.SET_VRING_BASE, index, base)
+
+    async def set_vring_addr(self, index: int, addresses: RingAddresses) -> None:
+        """Ring addresses, the front-end's own."""
+        payload = payloads.VringAddress(index, 0, addresses).encode()
+        await self.request(FrontRequest.SET_VRING_ADDR, payload)
+
+    async def set_vring_kick(self, index: int, fd: int | None) -> None:
+        """Kick descriptor; None says that the back-end should poll."""
+        await self._ring_descriptor(FrontRequest.SET_VRING_KICK, index, fd)
+
+    async def set_vring_call(self, index: int, fd: int | None) -> None:
+        """Call descriptor; None says that the guest polls."""
+        await self._ring_descriptor(FrontRequest.SET_VRING_CALL, index, fd)
+
+    async def set_vring_err(self, index: int, fd: int | None) -> None:
+        """Error descriptor."""
+        await self._ring_descriptor(FrontRequest.SET_VRING_ERR, index, fd)
+
+    async def set_vring_enable(self, index: int, *, enable: bool) -> None:
+        """Let a ring run, or stop it."""
+        await self._state(FrontRequest.SET_VRING_ENABLE, index, int(enable))
+
+    async def get_vring_base(self, index: int) -> int:
+        """Stop a ring; the index to go on from."""
+        request = FrontRequest.GET_VRING_BASE
+        reply = await self.request(request, payloads.VringState(index, 0).encode())
+        return payloads.decode_vring_state(request.name, reply).num
+
+    async def get_config(self, offset: int, size: int) -> bytes:
+        """Configuration space; FrontEndError where the back-end has none there."""
+        request = FrontRequest.GET_CONFIG
+        reply = await self.request(request, payloads.ConfigAccess(offset, 0, bytes(size)).encode())
+        if not reply:
+            raise FrontEndError("GET_CONFIG was refused")
+        return payloads.decode_config(request.name, reply).data
+
+    async def set_config(self, offset: int, data: bytes, flags: int = 0) -> None:
+        """Write configuration space."""
+        await self.request(FrontRequest.SET_CONFIG, payloads.ConfigAccess(offset, flags, data).encode())
+
+    async def get_status(self) -> int:
+        """Device status byte."""
+        return await self._get(FrontRequest.GET_STATUS)
+
+    async def set_status(self, status: int) -> None:
+        """Device status byte; 0 resets."""
+        await self.request(FrontRequest.SET_STATUS, payloads.encode_u64(status))
+
+    async def reset_device(self) -> None:
+        """RESET_DEVICE."""
+        await self.request(FrontRequest.RESET_DEVICE)
+
+    # the back-end's own requests
+
+    async def open_channel(self, *, pipe: bool = False) -> None:
+        """SET_BACKEND_REQ_FD with a socket, or the writing end of a pipe as virtio_uml does."""
+        if pipe:
+            ours, theirs = os.pipe2(os.O_CLOEXEC)
+        else:
+            ours, theirs = (end.detach() for end in socket.socketpair())
+        self._channel = trio.lowlevel.FdStream(ours)
+        try:
+            await self.request(FrontRequest.SET_BACKEND_REQ_FD, b"", [theirs])
+        finally:
+            os.close(theirs)
+
+    async def backend_request(self) -> BackRequest:
+        """Next request on the channel, which must be one without a payload that wants no reply."""
+        assert self._channel is not None, "open_channel comes first"
+        data = b""
+        while len(data) < HEADER.size:
+            part = await self._channel.receive_some(HEADER.size - len(data))
+            if not part:
+                raise FrontEndError("the back-end closed its channel")
+            data += part
+        number, flags, size = HEADER.unpack(data)
+        if (flags, size) != (1, 0):
+            raise FrontEndError(f"back-end request {number} with flags {flags:#x} and {size} bytes")
+        return BackRequest(number)
