@@ -1,4 +1,7 @@
-"""The embedded vDPA network device, with rules of its own.
+"""The embedded vDPA network device: the kernel simulator's job without its quirks.
 
-``device`` and ``control`` are sans-IO; ``engine`` and ``datapath`` join them to eventfds and sockets.
+``spec`` says what it is to be, ``device`` is what a program holds, ``engine``
+serves it.  Between them: ``net_device`` (the parts joined), ``negotiation``,
+``iotlb`` and ``ring`` (what the driver set up), ``cvq``, ``control``,
+``faults`` (commands), ``datapath``, ``filter``, ``peer`` (frames), ``doorbells``.
 """

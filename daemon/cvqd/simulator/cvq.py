@@ -1,0 +1,125 @@
+"""The device's control queue: chains to commands, acks back to chains, with planned faults between.
+
+Commands are obeyed in the order they were published; only answers can be
+late.  Every chain that is not lost to a fault is given back, with ERR where the
+command could not even be read.  Time is handed in (seconds of any clock).
+"""
+
+from __future__ import annotations
+
+import heapq
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from cvqd.simulator.spec import FaultAction
+from cvqd.wire.net_control import ERR, OK
+
+if TYPE_CHECKING:
+    from cvqd.core.guest_queue import Chain
+    from cvqd.events import EventLog
+    from cvqd.simulator.control import Control
+    from cvqd.simulator.faults import FaultPlan
+    from cvqd.simulator.ring import Ring
+    from cvqd.simulator.statistics import Statistics
+
+#: bytes; more than ten thousand table entries, and a bound on what a driver can make us copy
+MAX_REQUEST: Final = 64 * 1024
+
+#: commands served in one turn
+BUDGET: Final = 64
+
+
+class _Late(NamedTuple):
+    due: float
+    order: int
+    ring: Ring
+    chain: Chain
+    ack: int
+
+
+class ControlQueue:
+    """Serves whichever ring is the control queue after negotiation."""
+
+    def __init__(self, control: Control, faults: FaultPlan, log: EventLog, statistics: Statistics) -> None:
+        self._control = control
+        self._faults = faults
+        self._log = log
+        self._statistics = statistics
+        self._late: list[_Late] = []
+        self._order = 0
+
+    @property
+    def next_due(self) -> float | None:
+        """When the next late answer is to be given."""
+        return self._late[0].due if self._late else None
+
+    def reset(self) -> None:
+        """Late answers are never given."""
+        self._late.clear()
+
+    def detach(self) -> None:
+        """Give up every view of memory: late answers lose the place for their ack byte."""
+        for late in self._late:
+            late.chain.readable.clear()
+            late.chain.writable.clear()
+
+    def answer_late(self, now: float) -> set[Ring]:
+        """Give the answers that are due; the rings that have something to publish."""
+        touched: set[Ring] = set()
+        while self._late and self._late[0].due <= now:
+            late = heapq.heappop(self._late)
+            # a ring that was disabled meanwhile may not be touched
+            if late.ring.enabled:
+                self._answer(late.ring, late.chain, late.ack)
+                touched.add(late.ring)
+        return touched
+
+    def serve(self, ring: Ring, now: float) -> bool:
+        """Obey up to ``BUDGET`` commands; whether there may be more."""
+        for _ in range(BUDGET):
+            chain = ring.pop()
+            if chain is None:
+                return False
+            self._serve(ring, chain, now)
+        return True
+
+    def _serve(self, ring: Ring, chain: Chain, now: float) -> None:
+        self._statistics.cvq_requests += 1
+        request = chain.read(MAX_REQUEST)
+        if chain.fault or not chain.writable or chain.readable_length > MAX_REQUEST:
+            self._answer(ring, chain, ERR)
+            return
+        name = self._control.name(request)
+        fault = self._faults.take(name)
+        if fault is None:
+            self._answer(ring, chain, self._control.execute(request))
+            return
+        self._statistics.injected_faults[fault.action.value] += 1
+        self._log.emit("simulator.fault.injected", command=name, action=fault.action.value)
+        match fault.action:
+            case FaultAction.ERR:
+                self._answer(ring, chain, ERR)
+            case FaultAction.DROP:
+                self._statistics.cvq_errors += 1
+            case FaultAction.DELAY:
+                self._order += 1
+                ack = self._control.execute(request)
+                heapq.heappush(self._late, _Late(now + fault.delay, self._order, ring, chain, ack))
+            case FaultAction.TWICE:
+                self._answer(ring, chain, self._control.execute(request))
+                ring.complete(chain, 1)
+            case FaultAction.WRONG_ID:
+                self._statistics.cvq_errors += 1
+                # off by one, or outside the table in a ring of one
+                chain.head = (chain.head + 1) % ring.num if ring.num > 1 else 1
+                ring.complete(chain, 1)
+            case FaultAction.ZERO_LENGTH:
+                self._statistics.cvq_errors += 1
+                ring.complete(chain, 0)
+
+    def _answer(self, ring: Ring, chain: Chain, ack: int) -> None:
+        if ack == OK:
+            self._statistics.cvq_successes += 1
+        else:
+            self._statistics.cvq_errors += 1
+        # used length is the number of bytes written, virtio 1.3 §2.7.8: none if no byte is writable
+        ring.complete(chain, chain.write(bytes((ack,))))

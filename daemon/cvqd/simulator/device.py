@@ -1,0 +1,300 @@
+"""The embedded vDPA device as a program meets it: every call of ``core.device.VdpaDevice``.
+
+What vhost-vdpa is to a parent device in the kernel: it checks what a call may
+do and passes it on to ``net_device``.  Errnos, their order and what survives a
+reset follow ``drivers/vhost/vdpa.c`` and ``vhost.c`` of Linux 6.12, made
+stricter where the kernel and its simulator let a mistake pass;
+``tests/contract/differences.py`` lists every such case.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING, Final
+
+from cvqd.errors import DeviceError
+from cvqd.host import shared_memory
+from cvqd.simulator import engine
+from cvqd.simulator.doorbells import require_eventfd
+from cvqd.simulator.net_device import NetDevice
+from cvqd.simulator.peer import Peer
+from cvqd.simulator.ring import MAX_RING, Ring
+from cvqd.simulator.spec import PeerPath
+from cvqd.wire.net_config import SIZE
+from cvqd.wire.vhost_vdpa import Backend
+from cvqd.wire.vhost_vdpa_ioctl import Ioctl
+from cvqd.wire.virtio import NET_DEVICE_ID
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Self
+
+    import trio
+
+    from cvqd.events import EventLog
+    from cvqd.simulator.faults import FaultPlan
+    from cvqd.simulator.spec import SimulatorSpec
+    from cvqd.simulator.statistics import Statistics
+    from cvqd.wire.split_ring import RingAddresses
+    from cvqd.wire.vhost_vdpa import IotlbMessage, IovaRange
+
+
+class SimulatedDevice:
+    """A virtio network device in this process; made by ``open``.  DeviceError from any call that fails."""
+
+    kind: Final = "simulator"
+
+    def __init__(
+        self,
+        spec: SimulatorSpec,
+        log: EventLog,
+        *,
+        name: str = "simulator",
+        fence: Callable[[], None] = shared_memory.fence,
+    ) -> None:
+        """Build a device that nobody serves: for tests that call ``net.turn`` themselves."""
+        self.path: Final = name
+        self.spec: Final = spec
+        self.net: Final = NetDevice(spec, log, fence)
+        self._closed = False
+
+    @classmethod
+    async def open(
+        cls, spec: SimulatorSpec, log: EventLog, nursery: trio.Nursery, *, name: str = "simulator"
+    ) -> Self:
+        """A device served by a task in ``nursery`` until ``aclose``.
+
+        DeviceError if the path that its peer datapath binds cannot be had.
+        """
+        device = cls(spec, log, name=name)
+        try:
+            if isinstance(spec.datapath, PeerPath):
+                device.net.join(Peer(spec.datapath))
+        except DeviceError:
+            await device.aclose()
+            raise
+        nursery.start_soon(engine.run, device.net, name=f"simulator {name}")
+        return device
+
+    # what only a simulator can be asked
+
+    @property
+    def statistics(self) -> Statistics:
+        """What the device has counted."""
+        return self.net.statistics
+
+    @property
+    def faults(self) -> FaultPlan:
+        """Misbehaviour that is still planned; more may be added."""
+        return self.net.faults
+
+    def announce(self) -> None:
+        """See ``NetDevice.announce``."""
+        self.net.announce()
+
+    def set_link(self, *, up: bool) -> None:
+        """See ``NetDevice.set_link``."""
+        self.net.set_link(up=up)
+
+    # identity
+
+    async def device_id(self) -> int:
+        """A network device."""
+        return NET_DEVICE_ID
+
+    async def get_vring_num(self) -> int:
+        """Largest ring, in descriptors."""
+        return MAX_RING
+
+    async def get_vqs_count(self) -> int:
+        """Two rings for each pair, and the control ring."""
+        return self.spec.queue_count
+
+    async def get_group_num(self) -> int:
+        """Number of virtqueue groups."""
+        return self.spec.group_count
+
+    async def get_as_num(self) -> int:
+        """Number of address spaces."""
+        return self.spec.address_spaces
+
+    async def get_iova_range(self) -> IovaRange:
+        """Device addresses that can be mapped."""
+        return self.spec.iova_range
+
+    # negotiation
+
+    async def get_features(self) -> int:
+        """Feature word on offer."""
+        return self.spec.offered_features
+
+    async def set_features(self, features: int) -> None:
+        """EBUSY after FEATURES_OK; EINVAL for a set that is not offered, incomplete or contradictory."""
+        self.net.negotiation.set_features(features)
+
+    async def get_backend_features(self) -> int:
+        """Backend features on offer."""
+        return self.spec.backend_features
+
+    async def set_backend_features(self, features: int) -> None:
+        """Replaces the acknowledged set, which outlives a reset; EOPNOTSUPP for a bit not offered."""
+        self.net.negotiation.set_backend_features(features)
+
+    async def get_status(self) -> int:
+        """Status byte."""
+        return self.net.negotiation.status
+
+    async def set_status(self, status: int) -> None:
+        """0 resets.  Set bits stay; FEATURES_OK does not stick without features.  EINVAL otherwise."""
+        self.net.set_status(status)
+
+    # configuration space
+
+    async def get_config_size(self) -> int:
+        """24 bytes."""
+        return SIZE
+
+    async def get_config(self, offset: int, length: int) -> bytes:
+        """EINVAL for an empty range or one that leaves the space."""
+        self._check_config(Ioctl.VHOST_VDPA_GET_CONFIG, offset, length)
+        return self.net.control.config[offset : offset + length]
+
+    async def set_config(self, offset: int, data: bytes) -> None:
+        """Range rules as for reading; every field is the device's (virtio 1.3 §5.1.4), so nothing changes."""
+        self._check_config(Ioctl.VHOST_VDPA_SET_CONFIG, offset, len(data))
+
+    async def set_config_call(self, fd: int) -> None:
+        """Rung when the status field changes by itself; stays bound over a reset."""
+        if fd >= 0:
+            require_eventfd(Ioctl.VHOST_VDPA_SET_CONFIG_CALL.name, fd, f"fd={fd}")
+        self.net.config_bell.bind(fd)
+
+    # groups and memory
+
+    async def get_vring_group(self, index: int) -> int:
+        """ENOBUFS for no such ring."""
+        return self.spec.group_of(self._ring(Ioctl.VHOST_VDPA_GET_VRING_GROUP, index).index)
+
+    async def set_group_asid(self, group: int, asid: int) -> None:
+        """ENOBUFS at or above the number of *rings*, EINVAL for no such group or space.
+
+        EBUSY with DRIVER_OK, as since Linux 7.0.
+        """
+        call, shown = Ioctl.VHOST_VDPA_SET_GROUP_ASID, f"group={group}, asid={asid}"
+        self._ring(call, group)
+        if group >= self.spec.group_count or not 0 <= asid < self.spec.address_spaces:
+            raise DeviceError(call.name, errno.EINVAL, "no such group or address space", shown)
+        if self.net.negotiation.driver_ok:
+            raise DeviceError(call.name, errno.EBUSY, "DRIVER_OK is set", shown)
+        self.net.set_group_asid(group, asid)
+
+    async def iotlb(self, asid: int, messages: Sequence[IotlbMessage]) -> None:
+        """Messages in order, effective at once or at the end of a batch; EFAULT on the first that fails.
+
+        EFAULT for another space than 0 unless IOTLB_ASID is acknowledged, EINVAL for an empty range.
+        """
+        allowed = self.net.negotiation.acknowledged(Backend.IOTLB_ASID)
+        self.net.iotlb.apply(asid, messages, asid_acknowledged=allowed)
+
+    # rings
+
+    async def set_vring_num(self, index: int, num: int) -> None:
+        """EINVAL unless a power of two up to ``get_vring_num``, and while the ring may be running."""
+        call, shown = Ioctl.VHOST_SET_VRING_NUM, f"index={index}, num={num}"
+        ring = self._ring(call, index)
+        if not 1 <= num <= MAX_RING or num & (num - 1):
+            raise DeviceError(call.name, errno.EINVAL, f"not a power of two up to {MAX_RING}", shown)
+        self._refuse_running(call, shown)
+        ring.detach()
+        ring.num = num
+
+    async def set_vring_addr(self, index: int, addresses: RingAddresses) -> None:
+        """EINVAL if misaligned (virtio 1.3 §2.7), and while the ring may be running; looked up later."""
+        shown = f"index={index}, " + ", ".join(f"{k}={v:#x}" for k, v in addresses._asdict().items())
+        call = Ioctl.VHOST_SET_VRING_ADDR
+        ring = self._ring(call, index)
+        if addresses.descriptors % 16 or addresses.available % 2 or addresses.used % 4:
+            raise DeviceError(call.name, errno.EINVAL, "misaligned", shown)
+        self._refuse_running(call, shown)
+        ring.detach()
+        ring.addresses = addresses
+
+    async def set_vring_base(self, index: int, base: int) -> None:
+        """Next available index; EINVAL above 65535, and while the ring may be running."""
+        call, shown = Ioctl.VHOST_SET_VRING_BASE, f"index={index}, base={base}"
+        ring = self._ring(call, index)
+        if not 0 <= base <= 0xFFFF:
+            raise DeviceError(call.name, errno.EINVAL, "above 65535", shown)
+        self._refuse_running(call, shown)
+        ring.base = base
+
+    async def get_vring_base(self, index: int) -> int:
+        """Next available index to fetch."""
+        return self._ring(Ioctl.VHOST_GET_VRING_BASE, index).base
+
+    async def set_vring_kick(self, index: int, fd: int) -> None:
+        """EBADF, or EINVAL for another kind of file.  One already signalled kicks at once.
+
+        Forgotten by a reset.
+        """
+        self._check_vring_fd(Ioctl.VHOST_SET_VRING_KICK, index, fd)
+        self.net.set_kick(index, fd)
+
+    async def set_vring_call(self, index: int, fd: int) -> None:
+        """EBADF, or EINVAL for another kind of file.  Forgotten by a reset."""
+        self._check_vring_fd(Ioctl.VHOST_SET_VRING_CALL, index, fd)
+        self.net.bells[index].bind(fd)
+
+    async def set_vring_enable(self, index: int, *, enable: bool) -> None:
+        """Kicks from before are lost, as the kernel's are: kick after enabling."""
+        self._ring(Ioctl.VHOST_VDPA_SET_VRING_ENABLE, index)
+        self.net.set_enabled(index, enabled=enable)
+
+    async def suspend(self) -> None:
+        """Rings stop at once, their state can be read.  No effect before DRIVER_OK.
+
+        EOPNOTSUPP if SUSPEND is not offered.
+        """
+        if self._may(Ioctl.VHOST_VDPA_SUSPEND, Backend.SUSPEND):
+            self.net.set_suspended(suspended=True)
+
+    async def resume(self) -> None:
+        """Undo ``suspend`` and serve kicks that came meanwhile; EOPNOTSUPP if RESUME is not offered."""
+        if self._may(Ioctl.VHOST_VDPA_RESUME, Backend.RESUME):
+            self.net.set_suspended(suspended=False)
+
+    async def aclose(self) -> None:
+        """Reset, forget all mappings, end the serving task; harmless when repeated."""
+        if not self._closed:
+            self._closed = True
+            self.net.close()
+            engine.release(self.net.doorbells)
+
+    def _ring(self, call: Ioctl, index: int) -> Ring:
+        if self._closed:
+            raise DeviceError(call.name, errno.EBADF, "the device is closed", f"index={index}")
+        if not 0 <= index < len(self.net.rings):
+            raise DeviceError(call.name, errno.ENOBUFS, "no such ring", f"index={index}")
+        return self.net.rings[index]
+
+    def _check_vring_fd(self, call: Ioctl, index: int, fd: int) -> None:
+        self._ring(call, index)
+        if fd >= 0:
+            require_eventfd(call.name, fd, f"index={index}, fd={fd}")
+
+    def _refuse_running(self, call: Ioctl, shown: str) -> None:
+        if self.net.negotiation.running:
+            raise DeviceError(call.name, errno.EINVAL, "the ring may be running", shown)
+
+    def _may(self, call: Ioctl, bit: Backend) -> bool:
+        # order of the checks: vhost_vdpa_suspend in drivers/vhost/vdpa.c
+        if not self.net.negotiation.driver_ok:
+            return False
+        if not self.spec.backend_features & bit.mask:
+            raise DeviceError(call.name, errno.EOPNOTSUPP, f"{bit.name} is not offered")
+        return True
+
+    def _check_config(self, call: Ioctl, offset: int, length: int) -> None:
+        if length <= 0 or offset < 0 or offset + length > SIZE:
+            reason = "empty or outside the configuration space"
+            raise DeviceError(call.name, errno.EINVAL, reason, f"off={offset}, len={length}")

@@ -1,0 +1,126 @@
+"""Kick eventfds in one epoll, call eventfds rung: the device's only touch of notifications.
+
+Kicks are taken as *edges*, the way the kernel takes them: the eventfd is never
+read, so that several holders cannot steal each other's kicks, and each write
+is one event.  An eventfd that is already signalled when it is bound rings at
+once.  Descriptors are borrowed and never closed here.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from cvqd.errors import DeviceError
+
+#: token under which a wake-up of our own is reported
+WAKE: Final = -1
+
+
+class Doorbells:
+    """Maps descriptors to tokens (ring indexes, or negative numbers for other sources)."""
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self._tokens: dict[int, set[int]] = {}
+        self._bound: dict[int, int] = {}
+        self._alarm = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self.bind(WAKE, self._alarm)
+
+    def fileno(self) -> int:
+        """The epoll descriptor: readable while something rang."""
+        return self._epoll.fileno()
+
+    @property
+    def closed(self) -> bool:
+        """Nothing can ring any more."""
+        return self._epoll.closed
+
+    def bind(self, token: int, fd: int) -> None:
+        """Listen to ``fd`` for ``token`` instead of what it had before; -1 only unbinds."""
+        self.unbind(token)
+        if fd < 0:
+            return
+        if fd in self._tokens:
+            # registered for another token: one edge serves both, and registering anew rings both
+            with suppress(OSError):
+                self._epoll.unregister(fd)
+        self._epoll.register(fd, select.EPOLLIN | select.EPOLLET)
+        self._tokens.setdefault(fd, set()).add(token)
+        self._bound[token] = fd
+
+    def unbind(self, token: int) -> None:
+        """Stop listening for ``token``; nothing happens if it has no descriptor."""
+        fd = self._bound.pop(token, None)
+        if fd is None:
+            return
+        holders = self._tokens[fd]
+        holders.discard(token)
+        if not holders:
+            del self._tokens[fd]
+            # gone already if its owner closed it first
+            with suppress(OSError):
+                self._epoll.unregister(fd)
+
+    def take(self) -> set[int]:
+        """Tokens that rang since the last call."""
+        rung: set[int] = set()
+        for fd, _ in self._epoll.poll(0):
+            rung |= self._tokens.get(fd, set())
+        rung.discard(WAKE)
+        return rung
+
+    def wake(self) -> None:
+        """Make ``fileno`` readable: there is work that no descriptor announced."""
+        os.eventfd_write(self._alarm, 1)
+
+    def close(self) -> None:
+        """Stop listening to everything; only our own descriptors are closed."""
+        self._tokens.clear()
+        self._bound.clear()
+        self._epoll.close()
+        os.close(self._alarm)
+
+
+class Bell:
+    """A borrowed eventfd that the device rings: a ring's call or the configuration's."""
+
+    __slots__ = ("_fd", "_room")
+
+    def __init__(self) -> None:
+        self._fd = -1
+        self._room: select.poll | None = None
+
+    def bind(self, fd: int) -> None:
+        """Ring this one from now on; -1 for none."""
+        self._fd = fd
+        self._room = None
+        if fd >= 0:
+            self._room = select.poll()
+            self._room.register(fd, select.POLLOUT)
+
+    def ring(self) -> None:
+        """Signal, if there is somebody to signal.
+
+        Another holder can fill the counter of a blocking eventfd, and the write
+        would then stop this process: a full counter is a signal already.
+        """
+        if self._room is None or not self._room.poll(0):
+            return
+        # closed by its owner, against the rules
+        with suppress(OSError):
+            os.eventfd_write(self._fd, 1)
+
+
+def require_eventfd(call: str, fd: int, arguments: str) -> None:
+    """DeviceError EBADF for a descriptor that is not open, EINVAL for one that is no eventfd."""
+    try:
+        kind = str(Path(f"/proc/self/fd/{fd}").readlink())
+    except OSError as error:
+        raise DeviceError(call, errno.EBADF, "not an open descriptor", arguments) from error
+    if kind != "anon_inode:[eventfd]":
+        raise DeviceError(call, errno.EINVAL, "not an eventfd", arguments)

@@ -1,0 +1,54 @@
+"""The task that serves a simulated device: wait until something rings, give the device a turn.
+
+It shares the event loop with the relay, so a turn is bounded and a checkpoint
+follows each one.  A late answer is a deadline of the wait and blocks nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Protocol
+
+import trio
+
+if TYPE_CHECKING:
+    from cvqd.simulator.doorbells import Doorbells
+
+
+class Served(Protocol):
+    """What the engine needs of a device."""
+
+    @property
+    def doorbells(self) -> Doorbells:
+        """What to wait for."""
+
+    @property
+    def next_due(self) -> float | None:
+        """When to stop waiting (``trio.current_time``)."""
+
+    def turn(self, now: float) -> bool:
+        """Work a bounded while; whether work is left."""
+
+
+async def run(device: Served) -> None:
+    """Serve ``device`` until its doorbells are released."""
+    work_left = False
+    while True:
+        if work_left:
+            await trio.lowlevel.checkpoint()
+        else:
+            due = device.next_due
+            with trio.move_on_at(math.inf if due is None else due):
+                try:
+                    await trio.lowlevel.wait_readable(device.doorbells.fileno())
+                except trio.ClosedResourceError:
+                    return
+        if device.doorbells.closed:
+            return
+        work_left = device.turn(trio.current_time())
+
+
+def release(doorbells: Doorbells) -> None:
+    """Close the doorbells under a task that may be waiting for them; ``run`` then returns."""
+    trio.lowlevel.notify_closing(doorbells.fileno())
+    doorbells.close()

@@ -1,0 +1,209 @@
+"""The network device itself: rings, groups, control state, and the work it does in turns.
+
+In the kernel's words this is the *parent device* (``drivers/vdpa/vdpa_sim``),
+while ``device`` is vhost-vdpa on top of it.  It trusts its caller, checks
+nothing, awaits nothing and is told the time.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+from cvqd.simulator.control import Control
+from cvqd.simulator.cvq import ControlQueue
+from cvqd.simulator.datapath import DataPath
+from cvqd.simulator.doorbells import Bell, Doorbells
+from cvqd.simulator.faults import FaultPlan
+from cvqd.simulator.iotlb import Iotlb
+from cvqd.simulator.negotiation import Negotiation
+from cvqd.simulator.peer import Peer, steer
+from cvqd.simulator.ring import Ring
+from cvqd.simulator.statistics import Statistics
+from cvqd.wire.vhost_vdpa import Backend
+from cvqd.wire.virtio import Feature, Status, control_queue_index, mask_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from cvqd.core.address_space import AddressSpace
+    from cvqd.events import EventLog
+    from cvqd.simulator.spec import SimulatorSpec
+
+#: doorbell token of the peer's socket; rings have theirs from 0
+_PEER: Final = -2
+
+
+class NetDevice:
+    """A network device that works whenever ``turn`` is called."""
+
+    def __init__(self, spec: SimulatorSpec, log: EventLog, fence: Callable[[], None]) -> None:
+        self.spec: Final = spec
+        self.statistics: Final = Statistics()
+        self.control: Final = Control(spec)
+        self.faults: Final = FaultPlan(spec.faults)
+        self.doorbells: Final = Doorbells()
+        self.negotiation: Final = Negotiation(spec)
+        self.iotlb: Final = Iotlb(spec.address_spaces, spec.iova_range, self._table_changed)
+        self.rings: Final = [
+            Ring(index, partial(self._memory, index), fence, log, self.statistics)
+            for index in range(spec.queue_count)
+        ]
+        self.bells: Final = [Bell() for _ in self.rings]
+        self.config_bell: Final = Bell()
+        self._asids = [0] * spec.group_count
+        self._cvq = ControlQueue(self.control, self.faults, log, self.statistics)
+        self._data = DataPath(self.rings, self.control, self.statistics)
+        self._peer: Peer | None = None
+        self._peer_pending = False
+
+    def join(self, peer: Peer) -> None:
+        """Send frames to ``peer`` and receive its; the device owns it from now on."""
+        self._peer = peer.__enter__()
+        self._data.link = peer
+        self.doorbells.bind(_PEER, peer.fileno())
+
+    def set_status(self, status: int) -> None:
+        """Reset for 0; else DeviceError EINVAL from ``Negotiation.set_status``."""
+        self.collect_kicks()
+        if status == 0:
+            self.reset()
+            return
+        before = self.negotiation.status
+        self.negotiation.set_status(status)
+        if self.negotiation.status & ~before & Status.FEATURES_OK:
+            self.control.negotiated(self.negotiation.features)
+
+    def set_group_asid(self, group: int, asid: int) -> None:
+        """Translate for the rings of ``group`` with address space ``asid``."""
+        self._asids[group] = asid
+        self._detach(group)
+
+    def set_kick(self, index: int, fd: int) -> None:
+        """Listen to an eventfd for a ring; -1 for none."""
+        self.collect_kicks()
+        self.doorbells.bind(index, fd)
+        self.collect_kicks()
+
+    def set_enabled(self, index: int, *, enabled: bool) -> None:
+        """Let a ring run or stop it; kicks from before are lost."""
+        self.collect_kicks()
+        ring = self.rings[index]
+        if ring.enabled != enabled:
+            ring.enabled = enabled
+            ring.pending = False
+            ring.broken = False
+            ring.detach()
+
+    def set_suspended(self, *, suspended: bool) -> None:
+        """Stop all rings at once, or let them go on and serve the kicks that came meanwhile."""
+        self.collect_kicks()
+        self.negotiation.suspended = suspended
+        self.doorbells.wake()
+
+    def reset(self) -> None:
+        """Status 0: the driver's settings are forgotten, statistics, link and backend features stay."""
+        self.negotiation.reset()
+        for ring, bell in zip(self.rings, self.bells, strict=True):
+            ring.reset()
+            bell.bind(-1)
+            self.doorbells.unbind(ring.index)
+        self._asids = [0] * self.spec.group_count
+        self._cvq.reset()
+        self.control.reset()
+        if not self.negotiation.acknowledged(Backend.IOTLB_PERSIST):
+            self.iotlb.forget_effective()
+
+    def close(self) -> None:
+        """Reset and forget what a reset leaves; the doorbells are closed by whoever waits for them."""
+        self.reset()
+        self.config_bell.bind(-1)
+        self.negotiation.backend = 0
+        self.iotlb.clear()
+        if self._peer is not None:
+            self.doorbells.unbind(_PEER)
+            self._peer.__exit__(None, None, None)
+            self._peer = None
+
+    def announce(self) -> None:
+        """Ask the driver to announce itself, virtio 1.3 §5.1.6.5.4.
+
+        Nothing happens unless GUEST_ANNOUNCE and STATUS were negotiated.
+        """
+        wanted = mask_of(Feature.GUEST_ANNOUNCE, Feature.STATUS)
+        if self.negotiation.features & wanted == wanted:
+            self.control.state.announce = True
+            self.config_bell.ring()
+
+    def set_link(self, *, up: bool) -> None:
+        """Plug the cable in or pull it; the driver is told if that changes anything."""
+        if self.control.link_up != up:
+            self.control.link_up = up
+            self.config_bell.ring()
+
+    @property
+    def next_due(self) -> float | None:
+        """When ``turn`` has to be called even if nothing rings, in seconds of the clock given to it."""
+        return self._cvq.next_due if self.negotiation.running else None
+
+    def collect_kicks(self) -> None:
+        """Take note of what rang.
+
+        Called before anything that decides whether a kick counts, so that a
+        kick is judged by the state it met and not by the one the engine wakes
+        up in: before DRIVER_OK and on a disabled ring it is lost, as it is
+        with ``vdpasim_kick_vq`` in ``drivers/vdpa/vdpa_sim/vdpa_sim.c``.
+        """
+        for token in self.doorbells.take():
+            if token == _PEER:
+                self._peer_pending = True
+            elif self.negotiation.driver_ok and self.rings[token].enabled:
+                self.rings[token].pending = True
+
+    def turn(self, now: float) -> bool:
+        """Do a bounded part of what is pending, the control queue first; whether work is left."""
+        self.collect_kicks()
+        if not self.negotiation.running:
+            return False
+        touched = self._cvq.answer_late(now)
+        features = self.negotiation.features
+        # 2N without CTRL_VQ too, where it is the number of data rings
+        index = control_queue_index(features, self.spec.max_queue_pairs)
+        served = self.rings[:index]
+        if features & Feature.CTRL_VQ.mask:
+            control = self.rings[index]
+            served.append(control)
+            if control.pending:
+                control.pending = self._cvq.serve(control, now)
+                touched.add(control)
+        for ring in self.rings[:index]:
+            if ring.pending:
+                # a kick on a receive ring only says that there are buffers
+                ring.pending = bool(ring.index & 1) and self._data.transmit(ring)
+        self._receive_from_peer()
+        touched |= self._data.touched()
+        for ring in touched:
+            if ring.publish():
+                self.bells[ring.index].ring()
+        return self._peer_pending or any(ring.pending for ring in served)
+
+    def _receive_from_peer(self) -> None:
+        if self._peer is None or not self._peer_pending:
+            return
+        frames, self._peer_pending = self._peer.arrived()
+        for frame in frames:
+            self._data.receive(frame, steer(frame, self.control.state.pairs))
+
+    def _memory(self, index: int) -> AddressSpace:
+        return self.iotlb.table(self._asids[self.spec.group_of(index)])
+
+    def _table_changed(self, asid: int) -> None:
+        for group, used in enumerate(self._asids):
+            if used == asid:
+                self._detach(group)
+
+    def _detach(self, group: int) -> None:
+        for ring in self.rings:
+            if self.spec.group_of(ring.index) == group:
+                ring.detach()
+        self._cvq.detach()
