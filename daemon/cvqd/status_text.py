@@ -1,0 +1,147 @@
+"""Status for people: the JSON object of ``status`` or ``probe`` as aligned text on one screen.
+
+It reads the object as it came over the control socket, so a section or key
+that an older or newer daemon lacks is left out and not an error.
+"""
+
+from __future__ import annotations
+
+from itertools import groupby
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+_MARGIN: Final = 14
+_OUTCOMES: Final = ("ok", "err", "refused", "expired", "late")
+_RECENT: Final = 8
+
+
+def render(status: Mapping[str, Any], width: int = 80) -> str:
+    """Lines for a terminal of ``width`` columns (at least 60), without a final line break."""
+    width = max(width, 60)
+    lines: list[str] = []
+    if "instance" in status:
+        lines.append(_row(status["instance"], status.get("phase", "")))
+    sections = (
+        ("device", _device),
+        ("frontend", _frontend),
+        ("isolation", _isolation),
+        ("state", _state),
+        ("counters", _counters),
+        ("commands", _commands),
+    )
+    for key, section in sections:
+        if status.get(key):
+            lines.extend(section(status[key], width))
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _row(name: str, text: str, indent: int = 0) -> str:
+    return f"{' ' * indent}{name:<{_MARGIN - indent}}{text}"
+
+
+def _wrapped(name: str, words: Iterable[str], width: int) -> Iterator[str]:
+    """A named list, broken between its words."""
+    line = ""
+    for word in words:
+        if line and _MARGIN + len(line) + 1 + len(word) > width:
+            yield _row(name, line, 2)
+            name, line = "", ""
+        line = f"{line} {word}" if line else word
+    if line:
+        yield _row(name, line, 2)
+
+
+def _device(device: Mapping[str, Any], width: int) -> Iterator[str]:
+    yield _row("device", " ".join(dict.fromkeys((device.get("kind", ""), device.get("path", "")))))
+    counts = ("pairs", "queues", "groups", "address_spaces")
+    shown = [f"{key.replace('_', ' ')} {device[key]}" for key in counts if key in device]
+    yield _row("has", ", ".join(shown), 2)
+    yield from _wrapped("features", device.get("features", ()), width)
+    longest = max((len(entry["name"]) for entry in device.get("masked", ())), default=0)
+    name = "masked"
+    for entry in device.get("masked", ()):
+        yield _row(name, f"{entry['name']:<{longest}}  {entry['reason']}", 2)
+        name = ""
+    yield from _wrapped("backend", device.get("backend", ()), width)
+
+
+def _frontend(frontend: Mapping[str, Any], width: int) -> Iterator[str]:
+    yield _row("front-end", "connected" if frontend.get("connected") else "none")
+    yield from _wrapped("features", frontend.get("features", ()), width)
+    yield from _wrapped("bridged", map(str, frontend.get("bridged", ())), width)
+
+
+def _isolation(isolation: Mapping[str, Any], width: int) -> Iterator[str]:
+    yield _row("isolation", isolation.get("verdict", ""))
+    queues = isolation.get("queues", ())
+    if not queues:
+        yield from _wrapped("reason", str(isolation.get("reason", "")).split(), width)
+        return
+    yield _row("queue", "role         group  asid  reason", 2)
+    for alike, run in groupby(queues, key=_place):
+        members = list(run)
+        role, group, asid, reason = alike
+        first, last = members[0]["index"], members[-1]["index"]
+        index = f"{first}" if first == last else f"{first}-{last}"
+        role = role if role else members[0]["role"] if first == last else "data"
+        yield _row(index, f"{role:<11}  {'-' if group is None else group:>5}  {asid:>4}  {reason}", 2)
+
+
+def _place(queue: Mapping[str, Any]) -> tuple[str, Any, Any, str]:
+    """Data queues of one place are one line; the control queue has its own."""
+    control = queue["role"] == "control"
+    return ("control" if control else "", queue["group"], queue["asid"], queue["reason"])
+
+
+def _state(state: Mapping[str, Any], width: int) -> Iterator[str]:
+    yield _row("state", f"digest {state.get('digest', '')}{'  UNCERTAIN' if state.get('uncertain') else ''}")
+    yield _row("mac", state.get("mac", ""), 2)
+    yield _row("pairs", str(state.get("pairs", "")), 2)
+    yield from _wrapped("receive", [mode for mode, on in state.get("rx", {}).items() if on] or ["-"], width)
+    tables = state.get("mac_table", {})
+    for kind in ("unicast", "multicast"):
+        yield from _wrapped(kind, _few(tables.get(kind, ()), 8), width)
+    yield from _wrapped("vlans", _few(_ranges(state.get("vlans", ())), 24), width)
+    if state.get("announce"):
+        yield _row("announce", "the guest is asked to", 2)
+
+
+def _counters(counters: Mapping[str, Any], width: int) -> Iterator[str]:
+    answers = counters.get("answers", {})
+    if answers:
+        yield _row("commands", f"{'':<18}" + "".join(f"{outcome:>9}" for outcome in _OUTCOMES))
+        for command, outcomes in answers.items():
+            yield _row(
+                "", f"{command:<18}" + "".join(f"{outcomes.get(outcome, ''):>9}" for outcome in _OUTCOMES)
+            )
+    other = [f"{name} {count}" for name, count in counters.get("other", {}).items()]
+    yield from _wrapped("" if answers else "counted", _joined(other), width)
+
+
+def _commands(commands: Sequence[Mapping[str, Any]], _width: int) -> Iterator[str]:
+    name = "last"
+    for command in commands[-_RECENT:]:
+        text = f"{command['command_id']:>6}  {command['command']:<18}  {command['outcome']:<9}"
+        yield _row(name, f"{text} {command['elapsed_us']:>8} µs  {command.get('reason', '')}")
+        name = ""
+
+
+def _joined(words: Sequence[str]) -> list[str]:
+    return [f"{word}," for word in words[:-1]] + list(words[-1:])
+
+
+def _few(words: Sequence[str], most: int) -> list[str]:
+    return list(words) if len(words) <= most else [*words[:most], f"… {len(words)} in all"]
+
+
+def _ranges(numbers: Sequence[int]) -> list[str]:
+    """``1-3 7`` for 1, 2, 3, 7."""
+    found: list[list[int]] = []
+    for number in numbers:
+        if found and number == found[-1][-1] + 1:
+            found[-1][1:] = [number]
+        else:
+            found.append([number])
+    return ["-".join(map(str, ends)) for ends in found]
