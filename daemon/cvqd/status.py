@@ -8,14 +8,14 @@ made here from the values of ``core``; how it looks to people is
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, Literal, NotRequired, TypedDict
+from typing import TYPE_CHECKING, Final, Literal, NotRequired, TypedDict, cast
 
 from cvqd.wire.net_control import OK
 from cvqd.wire.vhost_vdpa import backend_names
 from cvqd.wire.virtio import feature_names
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
     from cvqd.core.features import FeatureOffer
     from cvqd.core.isolation import Isolation
@@ -179,8 +179,8 @@ def isolation_status(isolation: Isolation) -> IsolationStatus:
 
 def state_status(state: TrackedState, *, uncertain: bool) -> StateStatus:
     """Section ``state``."""
-    values: Any = state.as_dict()
-    return {**values, "uncertain": uncertain}
+    status: object = {**state.as_dict(), "uncertain": uncertain}
+    return cast("StateStatus", status)
 
 
 def counters_status(journal: Journal) -> CountersStatus:

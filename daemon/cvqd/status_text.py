@@ -85,7 +85,7 @@ def _isolation(isolation: Mapping[str, Any], width: int) -> Iterator[str]:
         role, group, asid, reason = alike
         first, last = members[0]["index"], members[-1]["index"]
         index = f"{first}" if first == last else f"{first}-{last}"
-        role = role if role else members[0]["role"] if first == last else "data"
+        role = role or (members[0]["role"] if first == last else "data")
         yield _row(index, f"{role:<11}  {'-' if group is None else group:>5}  {asid:>4}  {reason}", 2)
 
 
