@@ -1,50 +1,96 @@
 """The shipped guest: memory of its own and the driver's side of a split virtqueue.
 
-It can be as honest or as hostile as a test wants: any descriptor, any index.
+It can be as honest or as hostile as a test wants: any descriptor, any index
+(``DriverQueue.ring`` is the live ring itself).
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+import fcntl
+import mmap
+import os
+import socket
+from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
-from cvqd.wire.split_ring import Descriptor, RingAddresses
+import trio
+
+from cvqd.host.shared_memory import F_ADD_SEALS, F_SEAL_GROW, F_SEAL_SHRINK, fence
+from cvqd.testing.sequences import RingSetup
+from cvqd.wire.split_ring import DESC_NEXT, DESC_WRITE, Descriptor, RingAddresses, SplitRing, ring_sizes
+from cvqd.wire.vhost_user import DescriptorKind
+from cvqd.wire.vhost_user_payloads import RegionDescription
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from types import TracebackType
 
-    from cvqd.testing.sequences import RingSetup
-    from cvqd.wire.vhost_user_payloads import RegionDescription
+_NOTIFY: Final = (1).to_bytes(8, "little")
 
 
 class GuestMemory:
     """``size`` bytes of a sealed memfd that the guest sees at ``guest_address``.
 
     ``user_address`` is the front-end's address of the same bytes (different on
-    purpose: whoever confuses the two is found out).  ``allocate`` never frees.
+    purpose: whoever confuses the two is found out).  The guest's first byte
+    lies at ``mmap_offset`` in the file.  ``allocate`` never frees.
     """
 
     def __init__(
-        self, size: int = 4 << 20, guest_address: int = 0x4000_0000, user_address: int = 0x7F00_0000_0000
+        self,
+        size: int = 4 << 20,
+        guest_address: int = 0x4000_0000,
+        user_address: int = 0x7F00_0000_0000,
+        mmap_offset: int = 0,
     ) -> None:
+        self.description: Final = RegionDescription(guest_address, size, user_address, mmap_offset)
         self.size = size
         self.guest_address = guest_address
-        self.user_address = user_address
+        self._fd = os.memfd_create("guest", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        os.ftruncate(self._fd, mmap_offset + size)
+        fcntl.fcntl(self._fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW)
+        self._view = memoryview(mmap.mmap(self._fd, mmap_offset + size))[mmap_offset:]
+        self._next = 0
 
-    @property
-    def description(self) -> RegionDescription:
-        """The region as SET_MEM_TABLE says it; the descriptor is ``fileno()``."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
     def fileno(self) -> int:
-        """The memfd."""
+        """The memfd, for SET_MEM_TABLE."""
+        return self._fd
+
+    def user_address(self, guest_address: int) -> int:
+        """The front-end's address of a guest address."""
+        return guest_address - self.guest_address + self.description.user_address
 
     def allocate(self, size: int, align: int = 16) -> int:
-        """Guest address of fresh zeroed bytes."""
+        """Guest address of fresh zeroed bytes; MemoryError when there are none left."""
+        begin = -(-self._next // align) * align
+        if begin + size > self.size:
+            raise MemoryError(f"the guest has no {size} bytes left")
+        self._next = begin + size
+        return self.guest_address + begin
 
     def view(self, guest_address: int, length: int) -> memoryview:
-        """Those bytes, writable."""
+        """Those bytes, writable; IndexError outside the memory."""
+        begin = guest_address - self.guest_address
+        if begin < 0 or begin + length > self.size:
+            raise IndexError(f"{guest_address:#x}+{length:#x} is not the guest's")
+        return self._view[begin : begin + length]
+
+    def write(self, guest_address: int, data: bytes) -> None:
+        """Put bytes there."""
+        self.view(guest_address, len(data))[:] = data
 
     def close(self) -> None:
-        """Unmap and close."""
+        """Close the memfd; the mapping goes with its last view."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
 
 
 class Segment(NamedTuple):
@@ -63,38 +109,125 @@ class Used(NamedTuple):
 
 
 class DriverQueue:
-    """The driver's side of ring ``index``, with a kick and a call eventfd of its own.
+    """The driver's side of ring ``index``; it owns its kick eventfd and its call descriptors.
 
-    ``call`` may be replaced by any descriptor that is written to (socket, pipe).
+    ``call_kind`` is what the back-end is given to signal: an eventfd, or like
+    virtio_uml one end of a socket pair or a pipe.
     """
 
-    def __init__(self, memory: GuestMemory, index: int, num: int = 256) -> None:
+    def __init__(
+        self,
+        memory: GuestMemory,
+        index: int,
+        num: int = 256,
+        call_kind: DescriptorKind = DescriptorKind.EVENTFD,
+    ) -> None:
+        self.memory = memory
         self.index = index
         self.num = num
-        self.kick: int
-        self.call: int
-
-    @property
-    def addresses(self) -> RingAddresses:
-        """Guest-physical."""
+        sizes = ring_sizes(num)
+        self.addresses: Final = RingAddresses(
+            memory.allocate(sizes.descriptors, 16),
+            memory.allocate(sizes.available, 2),
+            memory.allocate(sizes.used, 4),
+        )
+        self.ring: Final = SplitRing(num, *map(memory.view, self.addresses, sizes))
+        self.kick = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._call_end, self.call = _call_descriptors(call_kind)
+        self._free = list(reversed(range(num)))
+        self._chains: dict[int, list[int]] = {}
+        self._next_available = 0
+        self._next_used = 0
 
     def setup(self) -> RingSetup:
-        """As a front-end hands it over."""
+        """As a front-end hands it over: in the front-end's addresses."""
+        addresses = RingAddresses(*map(self.memory.user_address, self.addresses))
+        return RingSetup(self.index, self.num, addresses, self.kick, self.call, self._next_used)
+
+    def restart(self) -> None:
+        """Begin anew after a reset: an empty ring, indices 0."""
+        for address, length in zip(self.addresses, ring_sizes(self.num), strict=True):
+            self.memory.view(address, length)[:] = bytes(length)
+        self._free = list(reversed(range(self.num)))
+        self._chains.clear()
+        self._next_available = self._next_used = 0
 
     def add(self, segments: Sequence[Segment]) -> int:
-        """Publish a chain; its head.  IndexError when no descriptor is free.  Does not notify."""
+        """Publish a chain; its head.  IndexError when too few descriptors are free.  Does not notify."""
+        if not 0 < len(segments) <= len(self._free):
+            raise IndexError(f"{len(segments)} segments, {len(self._free)} descriptors are free")
+        chain = [self._free.pop() for _ in segments]
+        for slot, following, segment in zip(chain, [*chain[1:], 0], segments, strict=True):
+            flags = DESC_WRITE if segment.writable else 0
+            if slot != chain[-1]:
+                flags |= DESC_NEXT
+            self.ring.put_descriptor(slot, Descriptor(segment.address, segment.length, flags, following))
+        self._chains[chain[0]] = chain
+        self.publish(chain[0])
+        return chain[0]
 
     def add_raw(self, head: int, descriptors: Sequence[tuple[int, Descriptor]] = ()) -> None:
-        """Write descriptors at the given table slots as they are and publish ``head``, checks none."""
+        """Write descriptors at the given table slots as they are and publish ``head``; nothing is checked.
+
+        Slots are not taken from the free ones: do not mix with ``add`` in one ring's life.
+        """
+        for slot, descriptor in descriptors:
+            self.ring.put_descriptor(slot, descriptor)
+        self.publish(head)
+
+    def publish(self, head: int) -> None:
+        """Make ``head`` (u16) available."""
+        self.ring.put_available(self._next_available, head)
+        self._next_available = self._next_available + 1 & 0xFFFF
+        fence()  # partner: the device's load of the available index before the slot
+        self.ring.available_index = self._next_available
 
     def notify(self) -> None:
         """Ring the kick eventfd."""
+        os.write(self.kick, _NOTIFY)
 
     def poll(self) -> Used | None:
         """Next used element, None if there is none; frees the chain's descriptors."""
+        if self.ring.used_index == self._next_used:
+            return None
+        fence()  # partner: the device's store of the used element before the index
+        used = Used(*self.ring.used_element(self._next_used))
+        self._next_used = self._next_used + 1 & 0xFFFF
+        self._free += self._chains.pop(used.head, ())
+        return used
 
     async def wait(self) -> Used:
         """Next used element, waiting for the call descriptor under trio."""
+        while (used := self.poll()) is None:
+            await trio.lowlevel.wait_readable(self._call_end)
+            self.drain_call()
+        await trio.lowlevel.checkpoint()
+        return used
+
+    def drain_call(self) -> bool:
+        """Take back what the device signalled; False if it had not."""
+        try:
+            return bool(os.read(self._call_end, 4096))
+        except BlockingIOError:
+            return False
 
     def close(self) -> None:
-        """Close both descriptors."""
+        """Close all descriptors; harmless when repeated."""
+        for fd in {self.kick, self.call, self._call_end} - {-1}:
+            os.close(fd)
+        self.kick = self.call = self._call_end = -1
+
+
+def _call_descriptors(kind: DescriptorKind) -> tuple[int, int]:
+    """Our end, non-blocking, and the one for the back-end; they are the same for an eventfd."""
+    match kind:
+        case DescriptorKind.EVENTFD:
+            ours = theirs = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        case DescriptorKind.SOCKET:
+            ours, theirs = (end.detach() for end in socket.socketpair())
+        case DescriptorKind.PIPE:
+            ours, theirs = os.pipe2(os.O_CLOEXEC)
+        case _:
+            raise ValueError(f"a call descriptor is no {kind.value}")
+    os.set_blocking(ours, False)
+    return ours, theirs

@@ -2,46 +2,189 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import time
+from typing import TYPE_CHECKING, Final, Self
+
+from cvqd.testing.driver import DriverQueue, Segment
+from cvqd.testing.sequences import GuestSetup
+from cvqd.wire.vhost_user import DescriptorKind
 
 if TYPE_CHECKING:
-    from cvqd.testing.driver import DriverQueue, GuestMemory
-    from cvqd.testing.sequences import GuestSetup
+    from types import TracebackType
+
+    from cvqd.testing.driver import GuestMemory
 
 #: bytes of struct virtio_net_hdr with VERSION_1, virtio 1.3 §5.1.6
-NET_HEADER_SIZE = 12
+NET_HEADER_SIZE: Final = 12
+
+#: Bytes of the command buffer; longer commands get a buffer of their own for good.
+_COMMAND_SIZE: Final = 2048
+
+#: Bytes of a frame's buffer: an Ethernet frame of 1514 bytes, a VLAN tag and the header fit.
+_FRAME_SIZE: Final = 2048
+
+#: What stands in the ack byte until the device has written it: neither OK nor ERR.
+UNANSWERED: Final = 0xFF
 
 
 class NetDriver:
-    """Rings 2i receive, 2i+1 transmit, ``2 * pairs`` control; receive rings are filled by ``fill``."""
+    """Rings 2i receive, 2i+1 transmit, 2N control, where N is ``pairs``; one task uses it.
 
-    def __init__(self, memory: GuestMemory, pairs: int = 1, num: int = 256, *, control: bool = True) -> None:
+    N is what the *rings* are laid out for, that is the device's maximum if MQ
+    is negotiated.  Receive rings are empty until ``fill``.
+    """
+
+    def __init__(
+        self,
+        memory: GuestMemory,
+        pairs: int = 1,
+        num: int = 256,
+        *,
+        control: bool = True,
+        call_kind: DescriptorKind = DescriptorKind.EVENTFD,
+    ) -> None:
         self.memory = memory
         self.pairs = pairs
-        self.receive: list[DriverQueue]
-        self.transmit: list[DriverQueue]
-        self.control: DriverQueue | None
+        queues = [DriverQueue(memory, index, num, call_kind) for index in range(2 * pairs + control)]
+        self.queues: Final = tuple(queues)
+        self.receive: Final = self.queues[0 : 2 * pairs : 2]
+        self.transmit: Final = self.queues[1 : 2 * pairs : 2]
+        self.control: Final = self.queues[2 * pairs] if control else None
+        self._buffers: dict[tuple[int, int], tuple[int, int]] = {}
+        self._spare: list[tuple[int, int]] = []
+        self._sent: list[tuple[int, int]] = []
+        self._commands: dict[int, tuple[int, int]] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
     def setup(self, features: int) -> GuestSetup:
-        """For ``testing.sequences``."""
+        """For ``testing.sequences``; ``features`` without vhost-user's bit 30."""
+        region = self.memory.description, self.memory.fileno()
+        return GuestSetup(features, (region,), tuple(queue.setup() for queue in self.queues))
+
+    # control
+
+    def post_command(self, command: bytes) -> int:
+        """Publish a command as Linux lays it out (header, data, ack; a descriptor each); its head.
+
+        Does not notify: several may go with one ``control.notify()``.
+        """
+        assert self.control is not None, "this driver has no control queue"
+        address, size = self._command_buffer(len(command) + 1)
+        self.memory.write(address, command)
+        ack = address + size - 1
+        self.memory.write(ack, bytes((UNANSWERED,)))
+        parts = [Segment(address, len(command[:2])), Segment(address + 2, len(command[2:]))]
+        head = self.control.add([*(part for part in parts if part.length), Segment(ack, 1, writable=True)])
+        self._commands[head] = (address, size)
+        return head
+
+    def _command_buffer(self, size: int) -> tuple[int, int]:
+        if size > _COMMAND_SIZE:
+            return self.memory.allocate(size), size
+        if self._spare:
+            return self._spare.pop()
+        return self.memory.allocate(_COMMAND_SIZE), _COMMAND_SIZE
+
+    def take_ack(self, head: int) -> int:
+        """Ack byte of a command that was given back (``control.poll``); its buffer is used again."""
+        address, size = self._commands.pop(head)
+        ack = self.memory.view(address + size - 1, 1)[0]
+        if size == _COMMAND_SIZE:
+            self._spare.append((address, size))
+        return ack
 
     def command_spin(self, command: bytes, timeout: float = 5.0) -> int:
-        """Ack byte of a control command, spinning as Linux does; for a process of its own. TimeoutError."""
+        """Ack byte of a command, spinning as Linux does; for a process of its own.  TimeoutError."""
+        assert self.control is not None, "this driver has no control queue"
+        head = self.post_command(command)
+        self.control.notify()
+        deadline = time.monotonic() + timeout
+        while (used := self.control.poll()) is None:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"no answer within {timeout} s")
+        assert used.head == head, "another chain was given back"
+        return self.take_ack(head)
 
     async def command(self, command: bytes) -> int:
-        """Ack byte of a control command, waiting for the call descriptor."""
+        """Ack byte of a command, waiting for the call descriptor; one at a time."""
+        assert self.control is not None, "this driver has no control queue"
+        head = self.post_command(command)
+        self.control.notify()
+        used = await self.control.wait()
+        assert used.head == head, "another chain was given back"
+        return self.take_ack(head)
 
-    def fill(self, pair: int = 0, buffers: int = 64, size: int = 2048) -> None:
+    # data
+
+    def fill(self, pair: int = 0, buffers: int = 64, size: int = _FRAME_SIZE) -> None:
         """Post receive buffers and notify."""
+        queue = self.receive[pair]
+        for _ in range(buffers):
+            self._post(queue, self.memory.allocate(size), size)
+        queue.notify()
+
+    def _post(self, queue: DriverQueue, address: int, size: int) -> None:
+        head = queue.add([Segment(address, size, writable=True)])
+        self._buffers[queue.index, head] = address, size
 
     def send_frame(self, frame: bytes, pair: int = 0) -> None:
-        """Transmit one Ethernet frame (header of zeroes before it)."""
+        """Transmit one Ethernet frame, with a header of zeroes; buffers that came back are used again."""
+        queue = self.transmit[pair]
+        while (used := queue.poll()) is not None:
+            self._sent.append(self._buffers.pop((queue.index, used.head)))
+        length = NET_HEADER_SIZE + len(frame)
+        fitting = next((buffer for buffer in self._sent if buffer[1] >= length), None)
+        if fitting is not None:
+            self._sent.remove(fitting)
+        address, size = fitting or (self.memory.allocate(max(length, _FRAME_SIZE)), max(length, _FRAME_SIZE))
+        self.memory.write(address, bytes(NET_HEADER_SIZE) + frame)
+        head = queue.add([Segment(address, length)])
+        self._buffers[queue.index, head] = address, size
+        queue.notify()
 
     def received_frames(self, pair: int = 0) -> list[bytes]:
         """Frames that have arrived, without their headers; their buffers are posted again."""
+        frames: list[bytes] = []
+        while (frame := self._received(pair)) is not None:
+            frames.append(frame)
+        if frames:
+            self.receive[pair].notify()
+        return frames
+
+    def _received(self, pair: int) -> bytes | None:
+        queue = self.receive[pair]
+        used = queue.poll()
+        return None if used is None else self._take_frame(queue, used.head, used.written)
+
+    def _take_frame(self, queue: DriverQueue, head: int, written: int) -> bytes:
+        address, size = self._buffers.pop((queue.index, head))
+        frame = bytes(self.memory.view(address, min(written, size)))[NET_HEADER_SIZE:]
+        self._post(queue, address, size)
+        return frame
 
     async def receive_frame(self, pair: int = 0) -> bytes:
-        """Next frame, waiting for the call descriptor."""
+        """Next frame, waiting for the call descriptor; its buffer is posted again."""
+        queue = self.receive[pair]
+        used = await queue.wait()
+        frame = self._take_frame(queue, used.head, used.written)
+        queue.notify()
+        return frame
+
+    def restart(self) -> None:
+        """Begin anew after a reset: empty rings, indices 0, receive buffers forgotten."""
+        for queue in self.queues:
+            queue.restart()
+        self._buffers.clear()
+        self._commands.clear()
 
     def close(self) -> None:
         """Close all rings' descriptors; the memory is the caller's."""
+        for queue in self.queues:
+            queue.close()
