@@ -26,6 +26,7 @@ from cvqd.replay import replay as replay_commands
 from cvqd.run import GuestRing, Run, ring_windows
 from cvqd.shadow import ShadowMemory
 from cvqd.wire import net_config
+from cvqd.wire.net_control import MacAddrSet
 from cvqd.wire.vhost_vdpa import Access, Map
 from cvqd.wire.virtio import Feature, control_queue_index, feature_names
 
@@ -39,16 +40,21 @@ if TYPE_CHECKING:
     from cvqd.events import EventLog
     from cvqd.host.shared_memory import SharedMemory
     from cvqd.journal import Journal
+    from cvqd.wire.net_control import Command
     from cvqd.wire.split_ring import RingAddresses
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Configured limits: the policy on isolation, ``deadline`` in seconds, ``max_command`` in bytes."""
+    """What the configuration says: policy on isolation, ``deadline`` in seconds, ``max_command`` in bytes.
+
+    ``mac`` (6 bytes) is the address at the start of each driver's life, None leaves the device's own.
+    """
 
     require_isolation: bool
     deadline: float
     max_command: int
+    mac: bytes | None = None
 
 
 class Owner:
@@ -70,7 +76,7 @@ class Owner:
         self._journal = journal
         self._mappings = Mappings(device, facts.backend_used)
         self._config = facts.config
-        self._ledger = Ledger(TrackedState(net_config.decode(facts.config).mac))
+        self._ledger = Ledger(self._reset_state())
         self._new_life: str | None = "the service started"
         self._driver_present = False
         self._run: Run | None = None
@@ -269,11 +275,18 @@ class Owner:
 
     # steps
 
+    @property
+    def _sets_mac(self) -> bool:
+        """Whether the device lets the configured address be set."""
+        return bool(self.offer.features & Feature.CTRL_MAC_ADDR.mask)
+
     def _device_word(self, guest_features: int) -> int:
-        return self.offer.device_word(guest_features, self.facts.features)
+        word = self.offer.device_word(guest_features, self.facts.features)
+        return word | Feature.CTRL_MAC_ADDR.mask if self._limits.mac and self._sets_mac else word
 
     def _reset_state(self) -> TrackedState:
-        return TrackedState(net_config.decode(self._config).mac)
+        own = net_config.decode(self._config).mac
+        return TrackedState(self._limits.mac or own if self._sets_mac else own)
 
     def _initial(self, rings: list[GuestRing]) -> bool:
         """Only a driver that starts over shows rings that were never used."""
@@ -292,16 +305,22 @@ class Owner:
             self._ledger = Ledger(self._reset_state())
             self._log.emit("state.reset", reason=self._new_life, digest=self.state.digest())
             self._new_life = None
-        elif run.queue is not None:
-            begun = monotonic_ns()
-            commands = replay(self.state, run.plan.features)
-            await replay_commands(commands, run.queue, run.doorbells, run.kick_device, self._limits.deadline)
-            self._log.emit(
-                "state.replayed",
-                commands=len(commands),
-                digest=self.state.digest(),
-                elapsed_us=(monotonic_ns() - begun) // 1000,
-            )
+            if self._limits.mac is not None and self._sets_mac:
+                await self._replay(run, [MacAddrSet(self._limits.mac)])
+        else:
+            await self._replay(run, replay(self.state, run.plan.features))
+
+    async def _replay(self, run: Run, commands: list[Command]) -> None:
+        if run.queue is None:
+            return
+        begun = monotonic_ns()
+        await replay_commands(commands, run.queue, run.doorbells, run.kick_device, self._limits.deadline)
+        self._log.emit(
+            "state.replayed",
+            commands=len(commands),
+            digest=self.state.digest(),
+            elapsed_us=(monotonic_ns() - begun) // 1000,
+        )
 
     def _relay(self, run: Run, guest: GuestQueue, shadow: ShadowQueue) -> Relay:
         return Relay(

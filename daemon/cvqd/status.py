@@ -183,12 +183,12 @@ def state_status(state: TrackedState, *, uncertain: bool) -> StateStatus:
     return cast("StateStatus", status)
 
 
-def counters_status(journal: Journal) -> CountersStatus:
-    """Section ``counters``."""
+def counters_status(journal: Journal, *, quarantined: int) -> CountersStatus:
+    """Section ``counters``; ``quarantined`` are slots that expired commands hold now."""
     answers: dict[str, dict[str, int]] = {}
     for (command, outcome), count in sorted(journal.answers.items()):
         answers.setdefault(command, {})[outcome] = count
-    return {"answers": answers, "other": dict(sorted(journal.counts.items()))}
+    return {"answers": answers, "other": {**journal.counts, "quarantined": quarantined}}
 
 
 def commands_status(recent: Iterable[Pending]) -> list[CommandStatus]:

@@ -1,0 +1,185 @@
+"""The service: one device, one front-end socket, one control socket, until a signal ends it.
+
+The tree of tasks is this file; what they do is elsewhere.  The device is open
+before the sockets exist and closed after them, so whoever connects finds a
+device, and a daemon that cannot have its device never listens.
+"""
+
+from __future__ import annotations
+
+import gc
+import signal
+from contextlib import ExitStack, asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from cvqd import __version__
+from cvqd.backend import Backend
+from cvqd.config import CharDevice, IsolationPolicy
+from cvqd.core import lifecycle
+from cvqd.host import control, unix_listener
+from cvqd.host.doorbell import Doorbell, DoorbellSet
+from cvqd.host.listener import Listener
+from cvqd.journal import Journal
+from cvqd.owner import Limits, Owner
+from cvqd.simulator.device import SimulatedDevice
+from cvqd.status import (
+    SCHEMA,
+    Phase,
+    ProbeReport,
+    Status,
+    commands_status,
+    counters_status,
+    device_status,
+    frontend_status,
+    isolation_status,
+    probe_report,
+    state_status,
+)
+from cvqd.wire.vhost_vdpa import backend_names
+from cvqd.wire.virtio import feature_names
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from cvqd.config import Config, DeviceConfig
+    from cvqd.core.device import VdpaDevice
+    from cvqd.events import EventLog
+
+
+async def run(config: Config, *, socket_path: str | None, fd: int | None, log: EventLog) -> None:
+    """Own the configured device and serve front-ends until SIGTERM or SIGINT.
+
+    ``socket_path`` and ``fd`` (listening or connected) take the place of the configured socket.
+    CvqdError where the device or a socket cannot be had.
+    """
+    async with open_device(config.device, log) as device, trio.open_nursery() as nursery:
+        journal = Journal(log)
+        owner = await take(device, limits(config), log, journal)
+        backend = Backend(owner, log, nursery)
+        with ExitStack() as stack:
+            if fd is not None:
+                listener = Listener.from_descriptor(fd)
+            else:
+                path = socket_path or config.frontend.socket
+                listener = Listener(stack.enter_context(unix_listener.bind(path, config.frontend.mode)))
+            stack.callback(listener.close)
+            asked = stack.enter_context(unix_listener.bind(config.control.socket, config.control.mode))
+
+            async def answer_status(_: dict[str, Any]) -> Status:
+                return instance_status(config.instance, owner, backend, journal)
+
+            nursery.start_soon(_await_signal, nursery.cancel_scope, log)
+            nursery.start_soon(_follow_config, device, backend)
+            nursery.start_soon(control.serve, asked, {"status": answer_status}, log)
+            # what start-up left is here to stay: no collection has to look at it again
+            gc.collect()
+            gc.freeze()
+            log.emit(
+                "service.started",
+                version=__version__,
+                socket=f"fd {fd}" if fd is not None else path,
+                control=config.control.socket,
+            )
+            while (connection := await listener.accept()) is not None:
+                async with connection:
+                    await backend.serve(connection)
+            nursery.cancel_scope.cancel()
+    log.emit("service.stopped")
+
+
+async def probe(config: DeviceConfig, log: EventLog) -> ProbeReport:
+    """Look at a device that nobody runs; it is reset by that."""
+    async with open_device(config, log) as device:
+        unlimited = Limits(require_isolation=False, deadline=1.0, max_command=256)
+        owner = await take(device, unlimited, log, Journal(log))
+        shown = device_status(device.kind, device.path, owner.facts, owner.offer)
+        return probe_report(shown, owner.isolation)
+
+
+@asynccontextmanager
+async def open_device(config: DeviceConfig, log: EventLog) -> AsyncIterator[VdpaDevice]:
+    """The configured device, open and ours; DeviceError where it cannot be had."""
+    async with trio.open_nursery() as nursery:
+        device: VdpaDevice
+        if isinstance(config, CharDevice):
+            # its modules are not loaded where the simulator runs
+            from cvqd.host.vdpa import CharDevice as OpenCharDevice  # noqa: PLC0415
+            from cvqd.host.vdpa_node import find_node  # noqa: PLC0415
+
+            device = await OpenCharDevice.open(config.path or find_node(config.vdpa or ""))
+        else:
+            device = await SimulatedDevice.open(config, log, nursery)
+        try:
+            yield device
+        finally:
+            with trio.CancelScope(shield=True):
+                await device.aclose()
+            nursery.cancel_scope.cancel()
+
+
+async def take(device: VdpaDevice, limits: Limits, log: EventLog, journal: Journal) -> Owner:
+    """Inspect a device and judge it before anybody connects; DeviceError, IsolationError."""
+    facts = await lifecycle.inspect(device)
+    owner = Owner(device, facts, limits, log, journal)
+    log.emit(
+        "device.opened",
+        kind=device.kind,
+        path=device.path,
+        features=feature_names(facts.features),
+        masked=[f"{entry.name}: {entry.reason}" for entry in owner.offer.masked],
+        backend=backend_names(facts.backend_features),
+    )
+    await owner.judge()
+    return owner
+
+
+def limits(config: Config) -> Limits:
+    """The part of a configuration that the owner of a device needs."""
+    return Limits(
+        require_isolation=config.isolation is IsolationPolicy.REQUIRE,
+        deadline=config.control_queue.deadline,
+        max_command=config.control_queue.max_command,
+        mac=config.device.mac if isinstance(config.device, CharDevice) else None,
+    )
+
+
+def instance_status(instance: str, owner: Owner, backend: Backend, journal: Journal) -> Status:
+    """Everything that is known now."""
+    device = owner.device
+    phase: Phase = "running" if owner.running else "connected" if backend.connected else "waiting"
+    return {
+        "schema": SCHEMA,
+        "instance": instance,
+        "phase": phase,
+        "device": device_status(device.kind, device.path, owner.facts, owner.offer),
+        "frontend": frontend_status(owner.features if backend.connected else None, backend.bridged),
+        "isolation": isolation_status(owner.isolation),
+        "state": state_status(owner.state, uncertain=owner.uncertain),
+        "counters": counters_status(journal, quarantined=owner.quarantined),
+        "commands": commands_status(journal.recent),
+    }
+
+
+async def _await_signal(scope: trio.CancelScope, log: EventLog) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async for number in signals:
+            log.emit("service.stopping", signal=signal.Signals(number).name)
+            scope.cancel()
+
+
+async def _follow_config(device: VdpaDevice, backend: Backend) -> None:
+    """Take the device's configuration interrupts."""
+    bell = Doorbell()
+    with DoorbellSet() as bells:
+        bells.add(bell.fileno())
+        await device.set_config_call(bell.fileno())
+        try:
+            while True:
+                await bells.wait()
+                await backend.config_changed()
+        finally:
+            with trio.CancelScope(shield=True):
+                await device.set_config_call(-1)
+            bell.close()
