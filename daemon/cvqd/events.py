@@ -41,6 +41,7 @@ _ALL: Final = (
     Event("service.started", "info", "the daemon is ready for a front-end", ("version", "socket", "control")),
     Event("service.stopping", "info", "a signal asked the daemon to end", ("signal",)),
     Event("service.stopped", "info", "everything is closed", ()),
+    Event("service.failed", "error", "the daemon ends because of this", ("blame", "reason", "exit_code")),
     Event("device.opened", "info", "the device is ours", ("kind", "path", "features", "masked", "backend")),
     Event(
         "device.started",
