@@ -181,6 +181,7 @@ _ALL: Final = (
         guest=True,
     ),
     Event("control.failed", "warning", "a control request could not be served", ("reason",)),
+    Event("log.limited", "warning", "a guest caused more of an event than is written", ("of", "lines")),
     Event("log.dropped", "warning", "standard error did not take these lines in time", ("lines",)),
 )
 

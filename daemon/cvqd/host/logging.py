@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 import structlog
 
 from cvqd.events import CATALOGUE
+from cvqd.host.log_limit import GuestLimit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, MutableMapping
@@ -60,14 +61,23 @@ class StructuredLog:
         else:
             self._processors.append(to_json)
         self._lines = _Lines(sink, prefixed=format == "json" and journal_reads(sink.fd))
+        self._limits: Final = {name: GuestLimit() for name, event in CATALOGUE.items() if event.guest}
         self.set_level(level)
         sink.on_drained = self._report_dropped
 
     def emit(self, name: str, /, *, mono_ns: int | None = None, **fields: object) -> None:
         """Write one line; see ``events.EventLog``."""
         method = self._methods.get(name)
-        if method is not None:
-            method(name, mono_ns=mono_ns or time.monotonic_ns(), **fields)
+        if method is None:
+            return
+        now = time.monotonic_ns()
+        limit = self._limits.get(name)
+        if limit is not None:
+            if not limit.admits(now):
+                return
+            if limit.left_out:
+                self.emit("log.limited", of=name, lines=limit.take_left_out())
+        method(name, mono_ns=mono_ns or now, **fields)
 
     def enabled(self, name: str, /) -> bool:
         """Whether the level lets this event through."""
@@ -97,6 +107,9 @@ class StructuredLog:
 
     def close(self, *, timeout: float = 0.2) -> None:
         """Give buffered lines a last chance of ``timeout`` seconds."""
+        for name, limit in self._limits.items():
+            if limit.left_out:
+                self.emit("log.limited", of=name, lines=limit.take_left_out())
         self._sink.close(timeout=timeout)
 
     def _report_dropped(self) -> None:
