@@ -4,7 +4,7 @@ What vhost-vdpa is to a parent device in the kernel: it checks what a call may
 do and passes it on to ``net_device``.  Errnos, their order and what survives a
 reset follow ``drivers/vhost/vdpa.c`` and ``vhost.c`` of Linux 6.12, made
 stricter where the kernel and its simulator let a mistake pass;
-``tests/contract/differences.py`` lists every such case.
+``tests/contract/test_differences.py`` lists every such case.
 """
 
 from __future__ import annotations

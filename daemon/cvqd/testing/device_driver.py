@@ -1,0 +1,305 @@
+"""A driver that sits straight on a vDPA device: no front-end, no daemon between.
+
+It plays the guest towards the simulator or the kernel's character device, for
+the contract tests and as the floor of the benchmark.  ``Arena`` is memory the
+device can be given, ``DriverRing`` one ring in it, ``DeviceDriver`` the order
+of calls that brings a device up.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Final, NamedTuple, Self
+
+import trio
+
+from cvqd.host import shared_memory
+from cvqd.wire.split_ring import DESC_NEXT, DESC_WRITE, Descriptor, RingAddresses, SplitRing, ring_sizes
+from cvqd.wire.vhost_vdpa import Access, BatchMark, Map, Unmap
+from cvqd.wire.virtio import Feature, Status, control_queue_index
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from types import TracebackType
+
+    from cvqd.core.device import VdpaDevice
+
+#: bytes of ``struct virtio_net_hdr_v1``
+NET_HEADER: Final = bytes(12)
+
+_READY: Final = Status.ACKNOWLEDGE | Status.DRIVER
+
+
+class Arena:
+    """``size`` bytes of sealed shared memory, meant to appear at ``iova``; ``allocate`` never frees."""
+
+    def __init__(self, size: int = 1 << 20, iova: int = 0x10_0000) -> None:
+        self.region: Final = shared_memory.create("arena", size)
+        self.size: Final = size
+        self.iova: Final = iova
+        self._next = 0
+
+    def allocate(self, size: int, align: int = 16) -> int:
+        """I/O virtual address of fresh zeroed bytes; MemoryError when the arena is full."""
+        start = -(-self._next // align) * align
+        if start + size > self.size:
+            raise MemoryError(f"no {size} bytes left of {self.size}")
+        self._next = start + size
+        return self.iova + start
+
+    def view(self, iova: int, length: int) -> memoryview:
+        """Those bytes, writable."""
+        start = iova - self.iova
+        return self.region.view[start : start + length]
+
+    def put(self, data: bytes) -> int:
+        """Address of fresh bytes that hold ``data``."""
+        iova = self.allocate(len(data))
+        self.view(iova, len(data))[:] = data
+        return iova
+
+    def mapping(self, access: Access = Access.READ_WRITE) -> Map:
+        """The message that shows all of it to the device."""
+        return Map(self.iova, self.size, self.region, 0, access)
+
+
+class Buffer(NamedTuple):
+    """One descriptor of a chain: address, bytes, whether the device writes it."""
+
+    iova: int
+    length: int
+    writable: bool = False
+
+
+class DriverRing:
+    """The driver's side of ring ``index`` of ``num`` descriptors, with eventfds of its own.
+
+    Buffers lie where the caller says; descriptors are used round robin and
+    never checked, so at most ``num`` may be outstanding.
+    """
+
+    def __init__(self, arena: Arena, index: int, num: int = 64) -> None:
+        sizes = ring_sizes(num)
+        self.index: Final = index
+        self.num: Final = num
+        self.addresses: Final = RingAddresses(*(arena.allocate(size, 4096) for size in sizes))
+        self.ring: Final = SplitRing(num, *map(arena.view, self.addresses, sizes))
+        self.kick_fd: Final = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self.call_fd: Final = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._slot = 0
+        self._available = 0
+        self._used = 0
+
+    def add(self, buffers: Sequence[Buffer]) -> int:
+        """Publish a chain; its head.  Does not kick."""
+        slots = [(self._slot + place) % self.num for place in range(len(buffers))]
+        self._slot = (self._slot + len(buffers)) % self.num
+        for place, (slot, (iova, length, writable)) in enumerate(zip(slots, buffers, strict=True)):
+            last = place == len(buffers) - 1
+            flags = (0 if last else DESC_NEXT) | (DESC_WRITE if writable else 0)
+            self.ring.put_descriptor(slot, Descriptor(iova, length, flags, 0 if last else slots[place + 1]))
+        self.publish(slots[0])
+        return slots[0]
+
+    def publish(self, head: int) -> None:
+        """Offer the chain that begins at ``head``, whatever it is."""
+        self.ring.put_available(self._available, head)
+        self._available = (self._available + 1) & 0xFFFF
+        # release: pairs with the device's acquire behind its load of available_index
+        shared_memory.fence()
+        self.ring.available_index = self._available
+
+    def kick(self) -> None:
+        """Tell the device."""
+        os.eventfd_write(self.kick_fd, 1)
+
+    def poll(self) -> tuple[int, int] | None:
+        """Head and bytes written of the next used element, None if there is none."""
+        if self.ring.used_index == self._used:
+            return None
+        # acquire: pairs with the device's release before its store of used_index
+        shared_memory.fence()
+        element = self.ring.used_element(self._used)
+        self._used = (self._used + 1) & 0xFFFF
+        return element
+
+    async def wait(self) -> tuple[int, int]:
+        """The next used element, waiting for the call eventfd."""
+        while (element := self.poll()) is None:
+            await self.called()
+        return element
+
+    async def called(self) -> None:
+        """Wait for the call eventfd and clear it."""
+        while True:
+            await trio.lowlevel.wait_readable(self.call_fd)
+            try:
+                os.eventfd_read(self.call_fd)
+            except BlockingIOError:
+                continue
+            return
+
+    def close(self) -> None:
+        """Close both eventfds; the device must have let go of them."""
+        os.close(self.kick_fd)
+        os.close(self.call_fd)
+
+
+class DeviceDriver:
+    """A network driver on a device: ``pairs`` queue pairs and a control ring in an address space of its own.
+
+    ``data`` is mapped in address space 0; ``control`` in 1 where the device
+    has one and ``isolated`` is left true, else also in 0.
+    """
+
+    def __init__(
+        self, device: VdpaDevice, *, pairs: int = 1, max_pairs: int = 1, num: int = 64, isolated: bool = True
+    ) -> None:
+        self.device: Final = device
+        self.data: Final = Arena()
+        self.control: Final = Arena(iova=0x4000_0000)
+        self.features = 0
+        self._shown: list[tuple[int, Arena]] = []
+        self._isolated = isolated
+        self._num = num
+        self._pairs = pairs
+        self._max_pairs = max_pairs
+        self.receive: list[DriverRing] = []
+        self.transmit: list[DriverRing] = []
+        self.commands: DriverRing | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    @property
+    def rings(self) -> list[DriverRing]:
+        """Every ring that was set up."""
+        return [*self.receive, *self.transmit, *([self.commands] if self.commands else [])]
+
+    async def negotiate(self, features: int, backend: int | None = None) -> None:
+        """Reset and agree on features, virtio 1.3 §3.1.1 up to step 6; what the device lacks is left out."""
+        device = self.device
+        offered = await device.get_backend_features()
+        await device.set_backend_features(offered if backend is None else backend)
+        await device.set_status(0)
+        await device.set_status(Status.ACKNOWLEDGE)
+        await device.set_status(_READY)
+        self.features = features & await device.get_features()
+        await device.set_features(self.features)
+        await device.set_status(_READY | Status.FEATURES_OK)
+
+    async def map(self) -> None:
+        """Show both arenas to the device and give the control ring's group its own address space."""
+        device = self.device
+        if self._isolated and await device.get_as_num() > 1:
+            await self._show(0, self.data)
+            await self._show(1, self.control)
+            await device.set_group_asid(await device.get_vring_group(self.control_index), 1)
+        else:
+            await self._show(0, self.data, self.control)
+
+    async def _show(self, asid: int, *arenas: Arena) -> None:
+        mappings = (arena.mapping() for arena in arenas)
+        await self.device.iotlb(asid, [BatchMark.BEGIN, *mappings, BatchMark.END])
+        self._shown += [(asid, arena) for arena in arenas]
+
+    @property
+    def control_index(self) -> int:
+        """Index of the control ring for the negotiated features."""
+        return control_queue_index(self.features, self._max_pairs)
+
+    def build_rings(self) -> None:
+        """Make the driver's side of all rings."""
+        self.receive = [DriverRing(self.data, 2 * pair, self._num) for pair in range(self._pairs)]
+        self.transmit = [DriverRing(self.data, 2 * pair + 1, self._num) for pair in range(self._pairs)]
+        if self.features & Feature.CTRL_VQ.mask:
+            self.commands = DriverRing(self.control, self.control_index, self._num)
+
+    async def bind(self, rings: Iterable[DriverRing] | None = None) -> None:
+        """Give the device sizes, addresses, indices and eventfds of the rings."""
+        device = self.device
+        for ring in self.rings if rings is None else rings:
+            await device.set_vring_num(ring.index, ring.num)
+            await device.set_vring_addr(ring.index, ring.addresses)
+            await device.set_vring_base(ring.index, 0)
+            await device.set_vring_call(ring.index, ring.call_fd)
+            await device.set_vring_kick(ring.index, ring.kick_fd)
+
+    async def enable(self) -> None:
+        """Enable all rings and set DRIVER_OK."""
+        for ring in self.rings:
+            await self.device.set_vring_enable(ring.index, enable=True)
+        await self.device.set_status(_READY | Status.FEATURES_OK | Status.DRIVER_OK)
+
+    async def start(self, features: int = 2**64 - 1, backend: int | None = None) -> None:
+        """Bring the device up."""
+        await self.negotiate(features, backend)
+        await self.map()
+        self.build_rings()
+        await self.bind()
+        await self.enable()
+
+    async def stop(self) -> None:
+        """Unbind, reset, unmap and close everything; ``start`` may follow."""
+        device = self.device
+        for ring in self.rings:
+            await device.set_vring_kick(ring.index, -1)
+            await device.set_vring_call(ring.index, -1)
+        await device.set_status(0)
+        for asid, arena in self._shown:
+            await device.iotlb(asid, [Unmap(arena.iova, arena.size)])
+        self._shown.clear()
+        for ring in self.rings:
+            ring.close()
+        self.receive, self.transmit, self.commands = [], [], None
+
+    # commands
+
+    def submit(self, command: bytes) -> int:
+        """Publish a command and kick; the address of its ack byte, which holds 0xff until answered."""
+        assert self.commands is not None, "CTRL_VQ was not negotiated"
+        ack = self.control.put(b"\xff")
+        self.commands.add([Buffer(self.control.put(command), len(command)), Buffer(ack, 1, writable=True)])
+        self.commands.kick()
+        return ack
+
+    async def command(self, command: bytes) -> int:
+        """Ack byte of a command, after the call."""
+        ack = self.submit(command)
+        assert self.commands is not None
+        await self.commands.wait()
+        return self.control.view(ack, 1)[0]
+
+    # frames
+
+    def fill(self, pair: int = 0, buffers: int = 8, size: int = 2048) -> list[int]:
+        """Post receive buffers and kick; their addresses."""
+        ring = self.receive[pair]
+        posted = [self.data.allocate(size) for _ in range(buffers)]
+        for iova in posted:
+            ring.add([Buffer(iova, size, writable=True)])
+        ring.kick()
+        return posted
+
+    async def send(self, frame: bytes, pair: int = 0) -> None:
+        """Transmit a frame and wait until the device is done with it."""
+        ring = self.transmit[pair]
+        packet = NET_HEADER + frame
+        ring.add([Buffer(self.data.put(packet), len(packet))])
+        ring.kick()
+        await ring.wait()
+
+    def received(self, pair: int = 0) -> list[bytes]:
+        """Frames that have arrived since the last call, without their headers."""
+        ring = self.receive[pair]
+        frames = []
+        while (element := ring.poll()) is not None:
+            head, written = element
+            iova = ring.ring.descriptor(head).address
+            frames.append(bytes(self.data.view(iova, written)[len(NET_HEADER) :]))
+        return frames
