@@ -20,7 +20,7 @@ import trio
 import yaml
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Callable, Mapping
     from pathlib import Path
 
 
@@ -141,19 +141,29 @@ class DaemonProcess:
         self, name: str, *, after: int = 0, deadline: float = 10.0, **fields: Any
     ) -> dict[str, Any]:
         """The first event ``name`` with these field values from index ``after`` on, awaited if need be."""
+
+        def wanted(event: dict[str, Any]) -> bool:
+            return event["event"] == name and fields.items() <= event.items()
+
+        return await self.until(wanted, name, after=after, deadline=deadline)
+
+    async def until(
+        self, wanted: Callable[[dict[str, Any]], bool], what: str, *, after: int = 0, deadline: float = 10.0
+    ) -> dict[str, Any]:
+        """The first wanted event from index ``after`` on; DaemonError names ``what`` did not come."""
         try:
             with trio.fail_after(deadline):
                 async with self._news:
                     while True:
                         for found in self.events[after:]:
-                            if found["event"] == name and fields.items() <= found.items():
+                            if wanted(found):
                                 return found
                         after = len(self.events)
                         if self._ended:
-                            raise DaemonError(self._told(f"the daemon ended before {name}"))
+                            raise DaemonError(self._told(f"the daemon ended before {what}"))
                         await self._news.wait()
         except trio.TooSlowError:
-            raise DaemonError(self._told(f"no event {name} within {deadline:g} s")) from None
+            raise DaemonError(self._told(f"no event {what} within {deadline:g} s")) from None
 
     def named(self, name: str) -> list[dict[str, Any]]:
         """All events of one name so far."""

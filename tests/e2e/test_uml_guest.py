@@ -1,0 +1,259 @@
+from __future__ import annotations
+
+import json
+import sys
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import trio
+
+from cvqd import testing
+from cvqd.testing.daemon import DaemonProcess, simulator_config
+from cvqd.testing.uml import UmlGuest
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+pytestmark = pytest.mark.guest
+
+OWN = "52:54:00:12:34:56"
+NEW = "52:54:00:c0:ff:ee"
+FRAMES = Path(testing.__file__).with_name("uml_frames.py")
+
+
+@asynccontextmanager
+async def linked(
+    directory: Path, *, config: dict[str, Any] | None = None, name: str = "vm0", **device: Any
+) -> AsyncIterator[tuple[DaemonProcess, UmlGuest]]:
+    content = simulator_config(directory, sockets=name, **device) | (config or {})
+    async with (
+        DaemonProcess.start(directory, content, name=name) as daemon,
+        UmlGuest.boot([Path(daemon.socket)]) as guest,
+    ):
+        await guest.load("virtio_net")
+        yield daemon, guest
+
+
+async def state(daemon: DaemonProcess) -> dict[str, Any]:
+    return (await daemon.status())["state"]
+
+
+async def frames(guest: UmlGuest, *wanted: str) -> dict[str, str]:
+    """Each frame's fate, as the guest's ``uml_frames.py`` says it."""
+    said = await guest.check(f"{guest.python()} {guest.path(FRAMES)} eth0 {' '.join(wanted)}")
+    return dict(line.split() for line in said.splitlines())
+
+
+def acks(daemon: DaemonProcess, command: str, after: int = 0) -> list[int]:
+    return [
+        event["ack"]
+        for event in daemon.events[after:]
+        if event["event"] == "cvq.command.acked" and event["command"] == command
+    ]
+
+
+async def test_mac_and_channels_that_the_guest_sets_show_in_status_and_in_the_traffic(tmp_path: Path) -> None:
+    async with linked(tmp_path) as (daemon, guest):
+        assert await guest.check("cat /sys/class/net/eth0/address") == OWN
+        await guest.check("ip link set eth0 up")
+        assert (await state(daemon))["pairs"] == 1
+        assert await frames(guest, OWN, NEW) == {OWN: "back", NEW: "lost"}
+
+        await guest.check(f"ip link set eth0 address {NEW}")
+        await guest.check("ethtool -L eth0 combined 3")
+
+        shown = await trio.run_process(
+            [sys.executable, "-m", "cvqd", "status", "--config", str(daemon.config), "--json"],
+            capture_stdout=True,
+        )
+        status = json.loads(shown.stdout)
+        assert status["state"]["mac"] == NEW
+        assert status["state"]["pairs"] == 3
+        assert status["isolation"]["verdict"] == "isolated"
+        assert [queue["asid"] for queue in status["isolation"]["queues"]] == [0] * 8 + [1]
+        assert status["frontend"]["connected"]
+        assert await frames(guest, OWN, NEW) == {OWN: "lost", NEW: "back"}
+        assert acks(daemon, "mac.addr_set") == [0]
+
+        mark = len(daemon.events)
+        too_many = await guest.run("ethtool -L eth0 combined 5")
+        assert too_many.status != 0
+        assert (await state(daemon))["pairs"] == 3
+        assert not acks(daemon, "mq.vq_pairs_set", mark)
+        assert "Combined:\t3" in await guest.check("ethtool -l eth0 | tail -n 4")
+
+
+async def test_every_queue_pair_the_guest_enabled_carries_frames(tmp_path: Path) -> None:
+    async with linked(tmp_path, max_queue_pairs=8) as (daemon, guest):
+        await guest.load("sch_mqprio")
+        await guest.check("ip link set eth0 up && ethtool -L eth0 combined 8")
+        await guest.check(
+            "tc qdisc replace dev eth0 root mqprio num_tc 8 map 0 1 2 3 4 5 6 7 0 0 0 0 0 0 0 0"
+            " queues 1@0 1@1 1@2 1@3 1@4 1@5 1@6 1@7 hw 0"
+        )
+        wanted = [f"{OWN},queue={queue}" for queue in range(8)]
+        assert await frames(guest, *wanted) == dict.fromkeys(wanted, "back")
+        sent = await guest.check("ethtool -S eth0 | grep -E 'tx_queue_[0-7]_packets'")
+        counts = [int(line.rpartition(":")[2]) for line in sent.splitlines()]
+        assert len(counts) == 8
+        assert all(count >= 2 for count in counts), counts
+        assert (await state(daemon))["pairs"] == 8
+
+
+async def test_vlans_receive_modes_and_address_tables_follow_the_guest(tmp_path: Path) -> None:
+    async with linked(tmp_path) as (daemon, guest):
+        await guest.load("8021q", "macvlan")
+        await guest.check("ip link set eth0 up")
+        tagged = f"{OWN},vlan=5"
+        assert await frames(guest, tagged) == {tagged: "lost"}
+        await guest.check("ip link add link eth0 name eth0.5 type vlan id 5")
+        assert 5 in (await state(daemon))["vlans"]
+        assert await frames(guest, tagged) == {tagged: "back"}
+        await guest.check("ip link delete eth0.5")
+        assert 5 not in (await state(daemon))["vlans"]
+        assert await frames(guest, tagged) == {tagged: "lost"}
+
+        group, other = "01:00:5e:7f:00:01", "01:00:5e:7f:00:02"
+        await guest.check(f"ip maddr add {group} dev eth0")
+        assert group in (await state(daemon))["mac_table"]["multicast"]
+        assert await frames(guest, group, other) == {group: "back", other: "lost"}
+        await guest.check("ip link set eth0 allmulticast on")
+        assert (await state(daemon))["rx"]["allmulti"] is True
+        assert await frames(guest, other, NEW) == {other: "back", NEW: "lost"}
+        await guest.check("ip link set eth0 allmulticast off")
+
+        await guest.check(
+            f"ip link add link eth0 name mac1 address {NEW} type macvlan && ip link set mac1 up"
+        )
+        assert NEW in (await state(daemon))["mac_table"]["unicast"]
+        assert await frames(guest, NEW) == {NEW: "back"}
+        await guest.check("ip link delete mac1")
+        assert await frames(guest, NEW) == {NEW: "lost"}
+
+        await guest.check("ip link set eth0 promisc on")
+        assert (await state(daemon))["rx"]["promisc"] is True
+        assert await frames(guest, NEW) == {NEW: "back"}
+        await guest.check("ip link set eth0 promisc off")
+        assert await frames(guest, NEW) == {NEW: "lost"}
+
+
+async def test_a_command_that_the_device_refuses_fails_in_the_guest_and_changes_nothing(
+    tmp_path: Path,
+) -> None:
+    faults = [
+        {"command": "mac.addr_set", "action": "err", "count": 1},
+        {"command": "mq.vq_pairs_set", "action": "err", "count": 2},
+    ]
+    async with linked(tmp_path, faults=faults) as (daemon, guest):
+        await guest.check("ip link set eth0 up")
+        before = await state(daemon)
+
+        refused = await guest.run(f"ip link set eth0 address {NEW}")
+        assert refused.status != 0
+        assert "Invalid argument" in refused.text
+        assert acks(daemon, "mac.addr_set") == [1]
+        assert await state(daemon) == before
+        assert await guest.check("cat /sys/class/net/eth0/address") == OWN
+        # the driver's own command at probe was the first of the two
+        assert (await guest.run("ethtool -L eth0 combined 2")).status != 0
+        assert await state(daemon) == before
+
+        await guest.check(f"ip link set eth0 address {NEW}")
+        await guest.check("ethtool -L eth0 combined 2")
+        after = await state(daemon)
+        assert (after["mac"], after["pairs"]) == (NEW, 2)
+
+
+async def test_a_command_that_the_device_never_answers_fails_in_the_guest_at_the_deadline(
+    tmp_path: Path,
+) -> None:
+    faults = [{"command": "mac.addr_set", "action": "drop", "count": 1}]
+    limits = {"control_queue": {"deadline": "300ms"}}
+    async with linked(tmp_path, config=limits, faults=faults) as (daemon, guest):
+        await guest.check("ip link set eth0 up")
+        lost = await guest.run(f"ip link set eth0 address {NEW}")
+        assert lost.status != 0
+        assert "Invalid argument" in lost.text
+        expired = await daemon.event("cvq.command.expired", command="mac.addr_set")
+        assert 300_000 <= expired["elapsed_us"] <= 330_000
+        await guest.check(f"ip link set eth0 address {NEW}")
+        assert (await state(daemon))["mac"] == NEW
+
+
+async def test_loading_the_driver_again_begins_with_the_reset_state(tmp_path: Path) -> None:
+    async with linked(tmp_path) as (daemon, guest):
+        fresh = await state(daemon)
+        await guest.load("8021q")
+        await guest.check(f"ip link set eth0 up && ip link set eth0 address {NEW}")
+        await guest.check("ethtool -L eth0 combined 4")
+        await guest.check("ip link add link eth0 name eth0.7 type vlan id 7")
+        changed = await state(daemon)
+        assert (changed["mac"], changed["pairs"], 7 in changed["vlans"]) == (NEW, 4, True)
+        assert changed["digest"] != fresh["digest"]
+
+        mark = len(daemon.events)
+        await guest.check("ip link delete eth0.7")
+        await guest.unload("virtio_net")
+        await daemon.event("device.stopped", after=mark)
+        await guest.load("virtio_net")
+        await daemon.event("state.reset", after=mark)
+        assert await state(daemon) == fresh
+        await guest.check("ip link set eth0 up")
+        assert await guest.check("cat /sys/class/net/eth0/address") == OWN
+        assert await frames(guest, OWN, NEW) == {OWN: "back", NEW: "lost"}
+
+
+async def test_a_guest_that_was_killed_leaves_the_daemon_ready_for_the_next(tmp_path: Path) -> None:
+    async with linked(tmp_path) as (daemon, guest):
+        fresh = await state(daemon)
+        await guest.check(f"ip link set eth0 up && ip link set eth0 address {NEW}")
+        guest._kill()
+        await daemon.event("frontend.disconnected")
+        mark = len(daemon.events)
+        async with UmlGuest.boot([Path(daemon.socket)]) as second:
+            await second.load("virtio_net")
+            await daemon.event("device.started", after=mark)
+            assert await state(daemon) == fresh
+            await second.check("ip link set eth0 up")
+            assert await frames(second, OWN, NEW) == {OWN: "back", NEW: "lost"}
+
+
+async def test_the_daemon_ends_in_order_under_a_running_guest_which_lives_on(tmp_path: Path) -> None:
+    async with linked(tmp_path) as (daemon, guest):
+        await guest.check("ip link set eth0 up")
+        assert await daemon.stop() == 0
+        assert daemon.events[-1]["event"] == "service.stopped"
+        assert not daemon.stray
+        assert [path.name for path in tmp_path.glob("vm0.*") if path.is_socket()] == []
+        assert await guest.check("echo alive") == "alive"
+
+
+async def test_two_guests_of_two_daemons_joined_by_their_devices_ping_each_other(tmp_path: Path) -> None:
+    wires = [str(tmp_path / end) for end in ("left.wire", "right.wire")]
+    macs = ["52:54:00:00:00:0a", "52:54:00:00:00:0b"]
+
+    def device(end: int) -> dict[str, Any]:
+        return {
+            "mac": macs[end],
+            "datapath": {"kind": "peer", "bind": wires[end], "connect": wires[1 - end]},
+        }
+
+    async with (
+        linked(tmp_path, name="left", **device(0)) as (_, left),
+        linked(tmp_path, name="right", **device(1)) as (right_daemon, right),
+    ):
+        ping = "/bin/busybox ping -c 3 -W 5"
+        await left.check("ip addr add 10.9.8.1/24 dev eth0 && ip link set eth0 up")
+        await right.check("ip addr add 10.9.8.2/24 dev eth0 && ip link set eth0 up")
+        assert "3 packets received" in await left.check(f"{ping} 10.9.8.2")
+        assert "3 packets received" in await right.check(f"{ping} 10.9.8.1")
+        assert macs[1] in await left.check("ip neigh show 10.9.8.2")
+
+        # The right device lets through what its guest asked for, and nothing else.
+        await left.check(f"ip neigh replace 10.9.8.2 lladdr {NEW} dev eth0 nud permanent")
+        assert (await left.run("/bin/busybox ping -c 1 -W 1 10.9.8.2")).status == 1
+        await right.check(f"ip link set eth0 address {NEW}")
+        assert (await state(right_daemon))["mac"] == NEW
+        assert "3 packets received" in await left.check(f"{ping} 10.9.8.2")
