@@ -246,15 +246,18 @@ class Backend:
             self._kicks.add(new.fileno())
 
     async def _rebind(self, session: Session, index: int) -> None:
-        if index not in self._owner.running:
-            return
-        if session.rings[index].kick is None:
-            await self._stop(session, f"ring {index} has no kick any more")
-            return
+        """A ring has another descriptor; what stood in for the old one ends with it, running or not."""
         stand_in = self._bridged.pop(index, None)
-        await self._owner.rebind(self._guest_ring(session, index))
-        if stand_in is not None:
-            self._bridge.remove(stand_in)
+        try:
+            if index not in self._owner.running:
+                return
+            if session.rings[index].kick is None:
+                await self._stop(session, f"ring {index} has no kick any more")
+                return
+            await self._owner.rebind(self._guest_ring(session, index))
+        finally:
+            if stand_in is not None:
+                self._bridge.remove(stand_in)
 
     def _guest_ring(self, session: Session, index: int) -> GuestRing:
         ring = session.rings[index]
