@@ -87,7 +87,9 @@ def size(low: int, high: int) -> Scalar:
     """Number of bytes: ``64KiB``, ``1MiB``, ``4096``."""
 
     def show(value: int) -> str:
-        unit = max((unit for unit in _UNITS if value % _UNITS[unit] == 0), key=lambda unit: _UNITS[unit])
+        unit = max(
+            (unit for unit in _UNITS if unit and value % _UNITS[unit] == 0), key=lambda unit: _UNITS[unit]
+        )
         return f"{value // _UNITS[unit]}{unit}"
 
     def convert(text: str) -> int:
