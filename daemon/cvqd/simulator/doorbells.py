@@ -67,11 +67,10 @@ class Doorbells:
                 self._epoll.unregister(fd)
 
     def take(self) -> set[int]:
-        """Tokens that rang since the last call."""
+        """Tokens that rang since the last call, ``WAKE`` among them."""
         rung: set[int] = set()
         for fd, _ in self._epoll.poll(0):
             rung |= self._tokens.get(fd, set())
-        rung.discard(WAKE)
         return rung
 
     def wake(self) -> None:

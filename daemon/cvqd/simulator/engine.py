@@ -33,7 +33,8 @@ class Served(Protocol):
 async def run(device: Served) -> None:
     """Serve ``device`` until its doorbells are released."""
     work_left = False
-    while True:
+    while not device.doorbells.closed:
+        # the device may be closed whenever this task is not running
         if work_left:
             await trio.lowlevel.checkpoint()
         else:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from cvqd.simulator.control import Control
 from cvqd.simulator.cvq import ControlQueue
 from cvqd.simulator.datapath import DataPath
-from cvqd.simulator.doorbells import Bell, Doorbells
+from cvqd.simulator.doorbells import WAKE, Bell, Doorbells
 from cvqd.simulator.faults import FaultPlan
 from cvqd.simulator.iotlb import Iotlb
 from cvqd.simulator.negotiation import Negotiation
@@ -147,22 +147,29 @@ class NetDevice:
         return self._cvq.next_due if self.negotiation.running else None
 
     def collect_kicks(self) -> None:
-        """Take note of what rang.
+        """Take note of what rang, outside a turn.
 
         Called before anything that decides whether a kick counts, so that a
         kick is judged by the state it met and not by the one the engine wakes
         up in: before DRIVER_OK and on a disabled ring it is lost, as it is
         with ``vdpasim_kick_vq`` in ``drivers/vdpa/vdpa_sim/vdpa_sim.c``.
         """
-        for token in self.doorbells.take():
+        if self._note_rung():
+            # what is noted does not ring again, and may be a running ring's or a wake-up
+            self.doorbells.wake()
+
+    def _note_rung(self) -> bool:
+        rung = self.doorbells.take()
+        for token in rung:
             if token == _PEER:
                 self._peer_pending = True
-            elif self.negotiation.driver_ok and self.rings[token].enabled:
+            elif token != WAKE and self.negotiation.driver_ok and self.rings[token].enabled:
                 self.rings[token].pending = True
+        return bool(rung)
 
     def turn(self, now: float) -> bool:
         """Do a bounded part of what is pending, the control queue first; whether work is left."""
-        self.collect_kicks()
+        self._note_rung()
         if not self.negotiation.running:
             return False
         touched = self._cvq.answer_late(now)
