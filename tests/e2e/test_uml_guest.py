@@ -226,7 +226,7 @@ async def test_the_daemon_ends_in_order_under_a_running_guest_which_lives_on(tmp
         assert await daemon.stop() == 0
         assert daemon.events[-1]["event"] == "service.stopped"
         assert not daemon.stray
-        assert [path.name for path in tmp_path.glob("vm0.*") if path.is_socket()] == []
+        assert not await trio.Path(daemon.socket).exists()
         assert await guest.check("echo alive") == "alive"
 
 
@@ -244,7 +244,7 @@ async def test_two_guests_of_two_daemons_joined_by_their_devices_ping_each_other
         linked(tmp_path, name="left", **device(0)) as (_, left),
         linked(tmp_path, name="right", **device(1)) as (right_daemon, right),
     ):
-        ping = "/bin/busybox ping -c 3 -W 5"
+        ping = "/bin/busybox ping -c 3 -i 0.1 -W 5"
         await left.check("ip addr add 10.9.8.1/24 dev eth0 && ip link set eth0 up")
         await right.check("ip addr add 10.9.8.2/24 dev eth0 && ip link set eth0 up")
         assert "3 packets received" in await left.check(f"{ping} 10.9.8.2")

@@ -27,7 +27,7 @@ _ETH_P_ALL = 3  # linux/if_ether.h
 _TEST_TYPE = 0x88B5  # IEEE 802 local experimental
 _VLAN_TYPE = 0x8100
 _OUTGOING = 4  # linux/if_packet.h, PACKET_OUTGOING: our own transmission, seen again
-_BROADCAST = b"\xff" * 6
+BROADCAST = b"\xff" * 6
 _PATIENCE = 3.0  # seconds for a broadcast to come back
 
 
@@ -45,7 +45,7 @@ def came_back(link: socket.socket, source: bytes, wanted: str) -> bool | None:
     link.setsockopt(socket.SOL_SOCKET, socket.SO_PRIORITY, int(settings.get("queue", 0)))
     question, ending = os.urandom(16), os.urandom(16)
     link.send(frame(bytes.fromhex(address.replace(":", "")), source, vlan, question))
-    link.send(frame(_BROADCAST, source, None, ending))
+    link.send(frame(BROADCAST, source, None, ending))
     seen = False
     try:
         while True:
