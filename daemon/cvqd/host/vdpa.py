@@ -246,10 +246,10 @@ class CharDevice:
     async def iotlb(self, asid: int, messages: Sequence[IotlbMessage]) -> None:
         """One ``write`` of ``struct vhost_msg_v2`` per message, all in one thread hop.
 
-        EFAULT, whatever the cause, on the first that fails; the ones before it stay, and so does an open
-        batch: end it before another address space is touched.  An address space other than 0 is
-        refused here unless IOTLB_ASID is acknowledged, because the kernel would map into 0 without a word.
-        In VA mode the kernel skips memory that is not shared, also without a word.
+        The first that fails is EFAULT, whatever the cause (EINVAL for a map of size 0).  Those before it
+        stay, and so does an open batch: end it before another address space is touched.  An address
+        space other than 0 is refused here unless IOTLB_ASID is acknowledged, because the kernel would
+        map into 0 without a word.  In VA mode it skips memory that is not shared, also without a word.
         """
         await self._in_thread(lambda: self._write(asid, messages))
 

@@ -20,8 +20,10 @@ from cvqd.wire.vhost_vdpa import BatchMark, Map, Unmap
 if TYPE_CHECKING:
     from cvqd.wire.vhost_vdpa import IotlbMessage, IovaRange
 
-#: Entries per address space, ``max_iotlb_entries`` of vhost and of the simulator.
+#: Entries per address space unless the module was loaded with another ``max_iotlb_entries``.
 ENTRY_LIMIT: Final = 2048
+
+_LIMIT_PARAMETER: Final = Path("/sys/module/vhost_vdpa/parameters/max_iotlb_entries")
 
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 
@@ -38,6 +40,7 @@ class MappingBooks:
         self._range = iova_range
         self._address_spaces = address_spaces
         self._owner = os.getpid()
+        self._entry_limit = _entry_limit()
         self._mapped: dict[int, list[_Entry]] = {}
         self._batch: int | None = None
 
@@ -89,7 +92,7 @@ class MappingBooks:
         other = self._overlapping(asid, message.iova, last)
         if other is not None:
             return f"overlaps {other.iova:#x}-{other.last:#x}, mapped in address space {asid}"
-        if self.mapped(asid) >= ENTRY_LIMIT:
+        if self.mapped(asid) >= self._entry_limit:
             return f"entry limit: address space {asid} has {self.mapped(asid)} entries"
         return _memlock(message) or "unknown: out of memory, or the device refused it"
 
@@ -99,6 +102,13 @@ class MappingBooks:
         # the table has no overlaps, so only the nearest entry from below can reach in
         candidates = entries[max(place - 1, 0) : place + 1]
         return next((entry for entry in candidates if entry.iova <= last and entry.last >= iova), None)
+
+
+def _entry_limit() -> int:
+    try:
+        return int(_LIMIT_PARAMETER.read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return ENTRY_LIMIT
 
 
 def _memlock(message: Map) -> str:

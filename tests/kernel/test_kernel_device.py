@@ -1,0 +1,64 @@
+"""The host's side: boot the machine, run suites inside, hold their results."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+from kernel_image import CHECKOUT
+
+pytestmark = [pytest.mark.kernel, pytest.mark.timeout(300)]
+
+
+PYTEST = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist")
+
+
+def passed(result):
+    """How many tests passed; all must have."""
+    report = result.stdout + result.stderr
+    sys.stdout.write(report)
+    found = re.search(r"^(\d+) passed in", report, re.MULTILINE)
+    assert found, report
+    return int(found[1])
+
+
+def run_inside(machine, *suites):
+    """Run pytest inside; the number of tests that passed."""
+    env = {
+        "CVQD_KERNEL_DEVICE": "vdpa0",
+        "CVQD_CONTRACT_DEVICE": "/dev/vhost-vdpa-0",
+        "PYTEST_ADDOPTS": os.environ.get("PYTEST_ADDOPTS", ""),
+    }
+    return passed(machine.run([*PYTEST, *suites], env=env, timeout=240))
+
+
+def test_commands_come_back_with_their_exit_code_and_both_streams(machine):
+    result = machine.run(["sh", "-c", "echo out; echo err >&2; exit 7"])
+    assert result == (7, "out\n", "err\n")
+
+
+def test_a_command_that_does_not_end_is_killed_and_the_machine_goes_on(machine):
+    result = machine.run(["sleep", "1000"], timeout=0.5)
+    assert result.code == -9
+    assert "killed after 0.5 s" in result.stderr
+    assert machine.run(["true"]).code == 0
+
+
+def test_nothing_written_inside_reaches_the_host(machine, tmp_path):
+    witness = tmp_path / "witness"
+    assert machine.run(["sh", "-c", f"echo inside > {witness} && cat {witness}"]).stdout == "inside\n"
+    assert not witness.exists()
+
+
+def test_the_character_device_behaves_as_documented(machine):
+    assert run_inside(machine, "tests/kernel/inside") >= 35
+
+
+def test_one_contract_holds_for_both_devices(machine):
+    on_the_simulator = subprocess.run(
+        [*PYTEST, "tests/contract"], check=False, cwd=CHECKOUT, capture_output=True, text=True
+    )
+    assert run_inside(machine, "tests/contract") == passed(on_the_simulator) > 0
