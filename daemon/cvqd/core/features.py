@@ -59,6 +59,7 @@ EMULATED: Final = mask_of(Feature.STATUS, Feature.GUEST_ANNOUNCE)
 _REASONS: Final[dict[Feature, str]] = {
     Feature.ACCESS_PLATFORM: "always taken on the device; a guest's addresses are guest-physical",
     Feature.LOG_ALL: "dirty logging is not served",
+    Feature.PROTOCOL_FEATURES: "no feature of virtio; vhost-user has this bit",
     Feature.RING_PACKED: "the shadow queue speaks the split format",
     Feature.INDIRECT_DESC: "a feature of all rings, not served on the control queue",
     Feature.EVENT_IDX: "a feature of all rings, not served on the control queue",

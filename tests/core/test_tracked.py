@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cvqd.core.tracked import Ledger, TrackedState, replay
+from cvqd.wire.net_control import (
+    AnnounceAck,
+    Command,
+    MacAddrSet,
+    MacTableSet,
+    RxMode,
+    RxModeSet,
+    Unknown,
+    VlanAdd,
+    VlanDel,
+    VqPairsSet,
+)
+from cvqd.wire.virtio import Feature, mask_of
+
+MAC = bytes.fromhex("525400000001")
+OTHER = bytes.fromhex("525400000002")
+RESET = TrackedState(MAC)
+
+macs = st.binary(min_size=6, max_size=6)
+tables = st.lists(macs, max_size=4).map(tuple)
+commands: st.SearchStrategy[Command] = st.one_of(
+    st.builds(MacAddrSet, macs),
+    st.builds(MacTableSet, tables, tables),
+    st.builds(RxModeSet, st.sampled_from(RxMode), st.integers(0, 1)),
+    st.builds(VlanAdd, st.integers(0, 4095)),
+    st.builds(VlanDel, st.integers(0, 4095)),
+    st.builds(VqPairsSet, st.integers(1, 8)),
+)
+
+
+def fold(done: list[Command], state: TrackedState = RESET) -> TrackedState:
+    for command in done:
+        state = state.after(command)
+    return state
+
+
+def test_each_command_changes_its_part_and_nothing_else():
+    assert RESET.after(MacAddrSet(OTHER)) == RESET._replace(mac=OTHER)
+    assert RESET.after(RxModeSet(RxMode.ALLMULTI, 1)).rx == RESET.rx | 2
+    assert RESET.after(RxModeSet(RxMode.PROMISC, 0)).rx == 0
+    assert RESET.after(MacTableSet((OTHER,), (MAC,))) == RESET._replace(unicast=(OTHER,), multicast=(MAC,))
+    assert RESET.after(VqPairsSet(4)).pairs == 4
+    assert RESET.after(VlanAdd(5)).after(VlanAdd(4095)).vlan_ids() == [5, 4095]
+    assert RESET.after(VlanAdd(5)).after(VlanDel(5)) == RESET
+    assert RESET._replace(announce=True).after(AnnounceAck()) == RESET
+    assert RESET.after(Unknown(9, 9)) == RESET
+
+
+def test_digests_differ_for_each_part_and_not_for_the_order_of_a_table():
+    states = [
+        RESET,
+        RESET._replace(mac=OTHER),
+        RESET._replace(rx=0),
+        RESET._replace(unicast=(MAC,)),
+        RESET._replace(multicast=(MAC,)),
+        RESET._replace(vlans=1),
+        RESET._replace(pairs=2),
+        RESET._replace(announce=True),
+    ]
+    assert len({state.digest() for state in states}) == len(states)
+    assert RESET._replace(unicast=(MAC, OTHER)).digest() == RESET._replace(unicast=(OTHER, MAC)).digest()
+
+
+@given(st.lists(commands, max_size=30))
+def test_a_replay_leads_a_reset_device_to_the_same_state(done):
+    state = fold(done)
+    everything = mask_of(*Feature)
+    again = replay(state, everything)
+    assert fold(again) == state
+    assert fold(again).digest() == state.digest()
+
+
+@given(st.lists(commands, max_size=30), st.integers(0, (1 << 64) - 1))
+def test_a_replay_sends_nothing_that_was_not_negotiated(done, features):
+    assert all(
+        command.feature is not None and features & command.feature.mask
+        for command in replay(fold(done), features)
+    )
+
+
+def test_the_shortest_replay_says_only_what_a_reset_leaves_open():
+    assert replay(RESET, mask_of(*Feature)) == [
+        MacAddrSet(MAC),
+        RxModeSet(RxMode.PROMISC, 1),
+        RxModeSet(RxMode.ALLMULTI, 0),
+    ]
+
+
+def test_state_moves_when_the_device_acknowledged_and_not_before():
+    ledger = Ledger(RESET)
+    ledger.submitted(1, MacAddrSet(OTHER))
+    assert ledger.state == RESET
+    assert ledger.answered(1, acked=True) == RESET._replace(mac=OTHER)
+    ledger.submitted(2, MacAddrSet(MAC))
+    assert ledger.answered(2, acked=False) is None
+    assert ledger.state.mac == OTHER
+
+
+def test_an_acknowledged_command_that_changes_nothing_is_no_change():
+    ledger = Ledger(RESET)
+    ledger.submitted(1, MacAddrSet(MAC))
+    assert ledger.answered(1, acked=True) is None
+
+
+def test_a_late_answer_takes_its_place_in_the_order_of_submission():
+    ledger = Ledger(RESET)
+    ledger.submitted(1, MacAddrSet(OTHER))
+    ledger.expired(1)
+    assert ledger.uncertain
+    ledger.submitted(2, VqPairsSet(2))
+    ledger.submitted(3, MacAddrSet(MAC))
+    assert ledger.answered(2, acked=True) == RESET._replace(pairs=2)
+    assert ledger.answered(3, acked=True) is None
+    assert ledger.answered(1, acked=True) is None, "command 3 came after it"
+    assert ledger.state == RESET._replace(pairs=2)
+    assert not ledger.uncertain
+
+
+def test_a_late_answer_moves_state_if_nothing_came_after_it():
+    ledger = Ledger(RESET)
+    ledger.submitted(1, MacAddrSet(OTHER))
+    ledger.expired(1)
+    assert ledger.answered(1, acked=True) == RESET._replace(mac=OTHER)
+
+
+def test_a_lost_answer_leaves_doubt():
+    ledger = Ledger(RESET)
+    ledger.submitted(1, MacAddrSet(OTHER))
+    ledger.lost(1)
+    assert ledger.uncertain
+    ledger.submitted(2, VqPairsSet(2))
+    assert ledger.answered(2, acked=True) == RESET._replace(pairs=2)
+
+
+def test_commands_behind_one_that_never_answers_are_not_remembered_for_ever():
+    ledger = Ledger(RESET)
+    ledger.submitted(0, MacAddrSet(OTHER))
+    ledger.expired(0)
+    for command_id in range(1, 3 * Ledger.DEPTH):
+        ledger.submitted(command_id, VlanAdd(command_id % 4096))
+        ledger.answered(command_id, acked=True)
+    assert len(ledger._entries) <= Ledger.DEPTH
+    assert ledger.uncertain
+    assert len(ledger.state.vlan_ids()) == 3 * Ledger.DEPTH - 1
+
+
+@given(st.lists(st.tuples(commands, st.booleans()), max_size=12), st.randoms(use_true_random=False))
+def test_the_state_is_the_fold_of_the_acknowledged_in_any_order_of_answers(done, random):
+    ledger = Ledger(RESET)
+    for command_id, (command, _) in enumerate(done):
+        ledger.submitted(command_id, command)
+    order = list(range(len(done)))
+    random.shuffle(order)
+    answered: set[int] = set()
+    for command_id in order:
+        ledger.answered(command_id, acked=done[command_id][1])
+        answered.add(command_id)
+        assert ledger.state == fold([done[i][0] for i in sorted(answered) if done[i][1]])
+    assert not ledger._entries
