@@ -1,0 +1,165 @@
+"""How fast a guest's control command is, and against what: one table, one run.
+
+    python tests/bench/control_path.py [--rounds N]
+
+``floor`` is a driver straight on the simulator in its own process, ``bare`` a
+relay of sixty lines between the same two ends, ``daemon`` is ``cvqd run``.
+The guest is on one core, the other end on another.  The three take turns in
+fresh processes, so that whatever else the machine does meets them alike, and a
+turn is short enough for the daemon to write every log line it has.  Aims are
+printed as met or not met; the exit code is 0 either way.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import trio
+from footprint import private_memory, start_up
+from guest import batch, behind_daemon, beside_device, cores, linux_behind_daemon
+
+from cvqd import testing
+from cvqd.host.log_limit import BURST
+from cvqd.testing.uml import UmlGuest
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from cvqd.testing.net_driver import NetDriver
+
+DEPTHS: Final = (1, 8, 32)
+ENDS: Final = ("floor", "bare", "daemon")
+_WARM_UP: Final = 50
+#: commands in one turn: fewer than a guest may cause log lines at once
+_TURN: Final = BURST - 200
+_IOCTLS: Final = _TURN
+
+
+class Times(NamedTuple):
+    """Microseconds."""
+
+    p50: float
+    p99: float
+
+
+Latencies = dict[tuple[str, int], Times]
+
+
+def summary(samples: list[int]) -> Times:
+    """Percentiles of nanoseconds."""
+    ordered = sorted(samples)
+    return Times(ordered[len(ordered) // 2] / 1000, ordered[int(len(ordered) * 0.99)] / 1000)
+
+
+@asynccontextmanager
+async def guest_of(end: str, cpu: int | None) -> AsyncIterator[NetDriver]:
+    """A driver connected to one of ``ENDS``."""
+    if end != "daemon":
+        with beside_device("direct" if end == "floor" else "relay", cpu) as driver:
+            yield driver
+        return
+    async with behind_daemon(cpu) as (driver, _, log):
+        yield driver
+        told = log.read_text()
+        if "log.limited" in told or "cvq.command.acked" not in told:
+            raise RuntimeError("the daemon was to write every line, and did not")
+
+
+async def latencies(rounds: int) -> Latencies:
+    """Times of a batch, by end and depth, over all turns."""
+    guest_cpu, other_cpu = cores()
+    everywhere = os.sched_getaffinity(0)
+    samples: dict[tuple[str, int], list[int]] = {(end, depth): [] for end in ENDS for depth in DEPTHS}
+    for _ in range(rounds):
+        for depth in DEPTHS:
+            for end in ENDS:
+                async with guest_of(end, other_cpu) as driver:
+                    if guest_cpu is not None:
+                        os.sched_setaffinity(0, {guest_cpu})
+                    for _ in range(_WARM_UP):
+                        batch(driver, 1)
+                    samples[end, depth] += [batch(driver, depth) for _ in range((_TURN - _WARM_UP) // depth)]
+                    os.sched_setaffinity(0, everywhere)
+    return {key: summary(taken) for key, taken in samples.items()}
+
+
+async def private() -> float:
+    """Megabytes of a daemon whose guest has used its control queue; guest pages excluded."""
+    async with behind_daemon(None) as (driver, pid, _):
+        for _ in range(200):
+            batch(driver, 32)
+        return private_memory(pid)
+
+
+async def ioctls() -> dict[str, Times]:
+    """Set-MAC in a Linux guest: on the card behind the daemon, and on an interface without a device."""
+    script = Path(testing.__file__).with_name("uml_set_mac.py")
+    found: dict[str, Times] = {}
+    async with linux_behind_daemon(*cores()) as guest:
+        await guest.load("virtio_net", "dummy")
+        await guest.check("ip link add none0 type dummy")
+        for interface in ("eth0", "none0"):
+            said = await guest.check(f"{guest.python()} {guest.path(script)} {interface} {_IOCTLS}")
+            values = dict(word.split("=") for word in said.split())
+            found[interface] = Times(float(values["p50_us"]), float(values["p99_us"]))
+    return found
+
+
+def line(label: str, *cells: str) -> None:
+    """One row of the table."""
+    text = f"{label:<34}" + "".join(f"{cell:>12}" for cell in cells)
+    print(text.rstrip(), flush=True)  # noqa: T201 - its purpose
+
+
+def aim(label: str, value: float, limit: float, unit: str) -> None:
+    """One row that says whether an aim is met."""
+    verdict = "met" if value <= limit else "not met"
+    line(label, f"{value:.2f}{unit}", f"<= {limit:g}{unit}", verdict)
+
+
+def show_latencies(times: Latencies) -> None:
+    """Every end at every depth, then the ratios."""
+    line("mac.addr_set, microseconds", "batch p50", "batch p99", "each p50", "each p99")
+    for depth in DEPTHS:
+        for end in ENDS:
+            p50, p99 = times[end, depth]
+            numbers = (p50, p99, p50 / depth, p99 / depth)
+            line(f"  depth {depth:>2}  {end}", *(f"{number:.1f}" for number in numbers))
+    line("")
+    line("ratios of p50", "", "aim")
+    for depth in DEPTHS:
+        daemon = times["daemon", depth].p50
+        aim(f"  depth {depth:>2}  daemon / bare", daemon / times["bare", depth].p50, 2, "x")
+        line(f"  depth {depth:>2}  daemon / floor", f"{daemon / times['floor', depth].p50:.2f}x")
+    aim("  32 in one batch / 32 single", times["daemon", 32].p50 / (32 * times["daemon", 1].p50), 0.5, "x")
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description="Latency of control commands, start-up time, memory.")
+    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="turns of each end at each depth")
+    rounds = parser.parse_args().rounds
+    show_latencies(trio.run(latencies, rounds))
+    line("")
+    line("one instance", "", "aim")
+    aim("  start-up to ready, median of 5", statistics.median(start_up() for _ in range(5)), 0.4, " s")
+    aim("  private memory, no guest pages", trio.run(private), 42, " MB")
+    line("")
+    obstacle = UmlGuest.available()
+    if obstacle is not None:
+        line(f"no Linux guest: {obstacle}")
+        return
+    times = trio.run(ioctls)
+    line("set-MAC ioctl in a Linux guest", "", "aim")
+    aim("  p50, through the daemon", times["eth0"].p50, 250, " us")
+    line("  p99, through the daemon", f"{times['eth0'].p99:.2f} us")
+    line("  p50, interface without a device", f"{times['none0'].p50:.2f} us")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""A process with the embedded simulator in it, for a guest that uses it directly or through the bare relay.
+
+    python device_process.py direct|relay DESCRIPTION
+
+The simulator is hosted as the daemon hosts it: one thread, trio, kicks awaited
+through its epoll descriptor.  Says ``ready`` on standard output when the guest
+may kick, and ends when standard input does.
+"""
+
+from __future__ import annotations
+
+import gc
+import sys
+
+import trio
+from bare_relay import BareRelay
+from shared_guest import SharedGuest
+
+from cvqd.simulator.device import SimulatedDevice
+from cvqd.simulator.spec import SimulatorSpec
+from cvqd.testing.device_driver import DeviceDriver
+from cvqd.wire.vhost_vdpa import Access, Map
+
+#: as in ``testing.daemon.simulator_config``
+PAIRS = 4
+
+
+class NoLog:
+    """Satisfies ``events.EventLog``."""
+
+    def emit(self, name: str, /, *, mono_ns: int | None = None, **fields: object) -> None:
+        """Forget it."""
+
+    def enabled(self, _name: str, /) -> bool:
+        """Never."""
+        return False
+
+
+async def direct(device: SimulatedDevice, guest: SharedGuest) -> None:
+    """Give the device the guest's own control ring."""
+    driver = DeviceDriver(device, max_pairs=PAIRS)
+    await driver.negotiate(2**64 - 1)
+    await device.iotlb(0, [Map(guest.start, len(guest.region), guest.region, 0, Access.READ_WRITE)])
+    await device.set_vring_num(guest.index, guest.num)
+    await device.set_vring_addr(guest.index, guest.addresses)
+    await device.set_vring_base(guest.index, 0)
+    await device.set_vring_call(guest.index, guest.call)
+    await device.set_vring_kick(guest.index, guest.kick)
+    await driver.enable()
+    await device.set_vring_enable(guest.index, enable=True)
+
+
+async def serve(how: str, description: str) -> None:
+    """Until standard input ends."""
+    guest = SharedGuest(description)
+    async with trio.open_nursery() as nursery:
+        device = await SimulatedDevice.open(SimulatorSpec(max_queue_pairs=PAIRS), NoLog(), nursery)
+        if how == "direct":
+            await direct(device, guest)
+        else:
+            driver = DeviceDriver(device, max_pairs=PAIRS, num=128)
+            await driver.start()
+            nursery.start_soon(BareRelay(guest, driver).run)
+        gc.collect()
+        gc.freeze()
+        print("ready", flush=True)  # noqa: T201 - the parent waits for it
+        await trio.lowlevel.wait_readable(0)
+        nursery.cancel_scope.cancel()
+
+
+if __name__ == "__main__":
+    trio.run(serve, *sys.argv[1:])

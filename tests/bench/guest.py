@@ -1,0 +1,145 @@
+"""The guest's end of the measurement: batches of ``mac.addr_set``, timed from the kick to the last answer.
+
+The driver spins on the used index, as Linux' virtio_net does for its control
+queue.  Posting commands and checking acks happens outside the time taken.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import yaml
+from shared_guest import describe
+
+from cvqd.testing.daemon import simulator_config
+from cvqd.testing.driver import GuestMemory
+from cvqd.testing.frontend import FrontEnd
+from cvqd.testing.net_driver import NetDriver
+from cvqd.testing.sequences import ORDERS
+from cvqd.testing.uml import UmlGuest
+from cvqd.wire.net_control import OK, MacAddrSet
+from cvqd.wire.virtio import Feature, mask_of
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator, Sequence
+
+PAIRS = 4
+_FEATURES = mask_of(
+    Feature.VERSION_1,
+    Feature.MAC,
+    Feature.MQ,
+    Feature.CTRL_VQ,
+    Feature.CTRL_RX,
+    Feature.CTRL_VLAN,
+    Feature.CTRL_MAC_ADDR,
+)
+_COMMANDS = [MacAddrSet(bytes.fromhex(f"525400c0de{last:02x}")).encode() for last in range(64)]
+_TIMEOUT_NS = 5_000_000_000
+
+
+def batch(driver: NetDriver, depth: int) -> int:
+    """Nanoseconds for ``depth`` commands behind one kick."""
+    queue = driver.control
+    assert queue is not None
+    ring = queue.ring
+    goal = ring.used_index + depth & 0xFFFF
+    heads = [driver.post_command(_COMMANDS[place]) for place in range(depth)]
+    clock = time.perf_counter_ns
+    begun = clock()
+    queue.notify()
+    while ring.used_index != goal:
+        if clock() - begun > _TIMEOUT_NS:
+            raise TimeoutError("a command was not answered")
+    elapsed = clock() - begun
+    for head in heads:
+        used = queue.poll()
+        if used is None or used.head != head or driver.take_ack(head) != OK:
+            raise RuntimeError("a command failed")
+    return elapsed
+
+
+@contextmanager
+def beside_device(how: str, cpu: int | None) -> Iterator[NetDriver]:
+    """A guest of ``device_process``: ``direct`` or ``relay``."""
+    script = Path(__file__).with_name("device_process.py")
+    with GuestMemory() as memory, NetDriver(memory, PAIRS) as driver:
+        description, descriptors = describe(driver)
+        command = [*pinned(cpu), sys.executable, script, how, description]
+        with subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=descriptors
+        ) as process:
+            assert process.stdout is not None
+            if process.stdout.readline() != b"ready\n":
+                raise RuntimeError("the device's process did not start")
+            yield driver
+
+
+@contextmanager
+def daemon(fd: int, cpu: int | None) -> Iterator[tuple[int, Path]]:
+    """A daemon as installed, log level info, on a socket (listening or connected); its pid and log file."""
+    with tempfile.TemporaryDirectory() as name:
+        log = Path(name) / "log"
+        with log.open("wb") as sink:
+            process = subprocess.Popen(
+                [*daemon_command(Path(name), cpu), "--fd", str(fd)],
+                stdin=subprocess.DEVNULL,
+                stderr=sink,
+                pass_fds=[fd],
+            )
+        try:
+            yield process.pid, log
+        finally:
+            process.kill()
+            process.wait()
+
+
+@asynccontextmanager
+async def behind_daemon(cpu: int | None) -> AsyncIterator[tuple[NetDriver, int, Path]]:
+    """A guest of a daemon, with the daemon's pid and log file."""
+    ours, theirs = socket.socketpair()
+    with theirs, GuestMemory() as memory, NetDriver(memory, PAIRS) as driver:
+        setup = driver.setup(_FEATURES)
+        with daemon(theirs.fileno(), cpu) as (pid, log):
+            async with FrontEnd(ours) as frontend:
+                await frontend.play(ORDERS["qemu"].connect(setup))
+                await frontend.play(ORDERS["qemu"].start(setup))
+                yield driver, pid, log
+
+
+@asynccontextmanager
+async def linux_behind_daemon(cpu: int | None, daemon_cpu: int | None) -> AsyncIterator[UmlGuest]:
+    """A Linux guest whose eth0 is a daemon's device."""
+    with tempfile.TemporaryDirectory() as name, socket.socket(socket.AF_UNIX) as listening:
+        path = Path(name) / "vm0.sock"
+        listening.bind(str(path))
+        listening.listen()
+        with daemon(listening.fileno(), daemon_cpu):
+            async with UmlGuest.boot([path], cpu=cpu) as guest:
+                yield guest
+
+
+def daemon_command(directory: Path, cpu: int | None = None) -> Sequence[str]:
+    """``cvqd run`` on a simulator, all files in ``directory``."""
+    config = directory / "vm0.yaml"
+    content = simulator_config(directory) | {"log": {"level": "info", "format": "json"}}
+    config.write_text(yaml.safe_dump(content))
+    return [*pinned(cpu), sys.executable, "-m", "cvqd", "run", "--config", str(config)]
+
+
+def pinned(cpu: int | None) -> list[str]:
+    """The words that pin a command to a core."""
+    return [] if cpu is None else ["taskset", "--cpu-list", str(cpu)]
+
+
+def cores() -> tuple[int | None, int | None]:
+    """For the guest and for the other end; none where there is only one."""
+    own = sorted(os.sched_getaffinity(0))
+    return (own[0], own[1]) if len(own) > 1 else (None, None)
