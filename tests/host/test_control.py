@@ -1,0 +1,217 @@
+from __future__ import annotations
+
+import json
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import trio
+import trio.testing
+
+from cvqd.control_client import ControlError, ask
+from cvqd.errors import DeviceError
+from cvqd.host import control, unix_listener
+from cvqd.testing.events import EventRecorder
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+
+class Served:
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.log = EventRecorder()
+        self.gate = trio.Event()
+
+    async def connect(self) -> trio.SocketStream:
+        return await trio.open_unix_socket(self.path)
+
+    async def ask(self, request: str, **arguments: Any) -> dict[str, Any]:
+        """As the command line asks: from another thread, since it blocks."""
+        return await trio.to_thread.run_sync(lambda: ask(self.path, request, **arguments))
+
+
+@asynccontextmanager
+async def served(tmp_path: Path) -> AsyncIterator[Served]:
+    made = Served(str(tmp_path / "vm0.control"))
+
+    async def status(request: dict[str, Any]) -> dict[str, Any]:
+        return {"schema": 1, "asked": request}
+
+    async def large(_: dict[str, Any]) -> dict[str, Any]:
+        return {"text": "x" * 2_000_000}
+
+    async def refuse(_: dict[str, Any]) -> dict[str, Any]:
+        raise DeviceError("VHOST_VDPA_SUSPEND", 5)
+
+    async def broken(_: dict[str, Any]) -> dict[str, Any]:
+        raise KeyError("oops")
+
+    async def slow(_: dict[str, Any]) -> dict[str, Any]:
+        await made.gate.wait()
+        return {}
+
+    handlers = {"status": status, "large": large, "refuse": refuse, "broken": broken, "slow": slow}
+    with unix_listener.bind(made.path, 0o600) as listener:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(control.serve, listener, handlers, made.log)
+            yield made
+            nursery.cancel_scope.cancel()
+
+
+async def exchange(stream: trio.SocketStream, data: bytes) -> list[dict[str, Any]]:
+    """Send, half-close, read to the end."""
+    await stream.send_all(data)
+    await stream.send_eof()
+    received = b""
+    async for chunk in stream:
+        received += chunk
+    return [json.loads(line) for line in received.splitlines()]
+
+
+async def test_a_request_reaches_its_handler_with_its_arguments(tmp_path: Path):
+    async with served(tmp_path) as server:
+        answer = await server.ask("status", deep=True)
+        assert answer == {"schema": 1, "asked": {"request": "status", "deep": True}}
+
+
+async def test_a_large_answer_arrives_whole(tmp_path: Path):
+    async with served(tmp_path) as server:
+        assert len((await server.ask("large"))["text"]) == 2_000_000
+
+
+async def test_one_connection_may_ask_many_times(tmp_path: Path):
+    async with served(tmp_path) as server, await server.connect() as stream:
+        answers = await exchange(
+            stream, b'{"request": "status"}\n{"request": "refuse"}\n{"request": "status"}\n'
+        )
+        assert [sorted(answer) for answer in answers] == [["asked", "schema"], ["error"], ["asked", "schema"]]
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (b'{"request": "nothing"}', "unknown request"),
+        (b"{}", "unknown request"),
+        (b'{"request": ["status"]}', "unknown request"),
+        (b'["status"]', "unknown request"),
+        (b"hello", "not a line of JSON"),
+        (b"", "not a line of JSON"),
+        (b"\xff\xfe", "not a line of JSON"),
+        (b"[" * 50_000, "not a line of JSON"),
+    ],
+)
+async def test_what_is_no_request_is_told_so_and_the_next_is_served(tmp_path: Path, line: bytes, reason: str):
+    async with served(tmp_path) as server, await server.connect() as stream:
+        first, second = await exchange(stream, line + b'\n{"request": "status"}\n')
+        assert first["error"].startswith(reason)
+        assert second["schema"] == 1
+
+
+async def test_a_blamed_error_is_the_answer(tmp_path: Path):
+    async with served(tmp_path) as server:
+        with pytest.raises(ControlError, match="VHOST_VDPA_SUSPEND: EIO") as caught:
+            await server.ask("refuse")
+        assert caught.value.exit_code == 70
+        assert server.log.events == []
+
+
+async def test_a_bug_in_a_handler_costs_an_answer_and_not_the_daemon(tmp_path: Path):
+    async with served(tmp_path) as server:
+        with pytest.raises(ControlError, match="internal error: KeyError"):
+            await server.ask("broken")
+        assert server.log.of("control.failed") == [{"reason": "broken: KeyError('oops')"}]
+        assert (await server.ask("status"))["schema"] == 1
+
+
+async def test_a_slow_request_holds_nobody_else(tmp_path: Path):
+    async with served(tmp_path) as server, await server.connect() as stream:
+        await stream.send_all(b'{"request": "slow"}\n')
+        assert (await server.ask("status"))["schema"] == 1
+        server.gate.set()
+        assert await stream.receive_some() == b"{}\n"
+
+
+async def test_a_line_without_end_ends_the_connection(tmp_path: Path):
+    async with served(tmp_path) as server, await server.connect() as stream:
+        with pytest.raises(trio.BrokenResourceError):
+            await stream.send_all(b"x" * 2_000_000)
+        assert server.log.of("control.failed") == [{"reason": "a request is longer than 65536 bytes"}]
+        assert (await server.ask("status"))["schema"] == 1
+
+
+async def test_clients_beyond_the_limit_are_turned_away(tmp_path: Path):
+    async with served(tmp_path) as server:
+        streams = [await server.connect() for _ in range(control.MAX_CLIENTS)]
+        for stream in streams:
+            await stream.send_all(b'{"request": "status"}\n')
+            assert await stream.receive_some()
+        async with await server.connect() as extra:
+            assert await extra.receive_some() == b""
+        assert len(server.log.of("control.failed")) == 1
+        for stream in streams:
+            await stream.aclose()
+        await trio.testing.wait_all_tasks_blocked()
+        assert (await server.ask("status"))["schema"] == 1
+
+
+@pytest.mark.usefixtures("autojump_clock")
+async def test_a_client_that_takes_no_answer_is_left(tmp_path: Path):
+    async with served(tmp_path) as server, await server.connect() as stream:
+        await stream.send_all(b'{"request": "large"}\n')
+        await trio.sleep(control.SEND + 1)
+        assert server.log.of("control.failed") == [{"reason": "a client did not take its answer in 5 s"}]
+
+
+@pytest.mark.usefixtures("autojump_clock")
+async def test_a_client_that_asks_nothing_is_left(tmp_path: Path):
+    async with served(tmp_path) as server, await server.connect() as stream:
+        await stream.send_all(b'{"request": ')
+        assert await stream.receive_some() == b""
+        assert trio.current_time() >= control.IDLE
+        assert server.log.events == []
+
+
+async def test_a_client_that_vanishes_is_its_own_affair(tmp_path: Path):
+    async with served(tmp_path) as server:
+        stream = await server.connect()
+        await stream.send_all(b'{"request": "large"}\n')
+        await stream.aclose()
+        assert (await server.ask("status"))["schema"] == 1
+        assert server.log.events == []
+
+
+def test_where_nobody_listens_the_client_says_so(tmp_path: Path):
+    with pytest.raises(ControlError, match="no instance is running here") as caught:
+        ask(str(tmp_path / "none.control"), "status")
+    assert caught.value.exit_code == 69
+
+
+def test_a_daemon_that_does_not_answer_is_busy(tmp_path: Path):
+    path = str(tmp_path / "mute.control")
+    with (
+        unix_listener.bind(path, 0o600),
+        pytest.raises(ControlError, match=r"no answer within 0\.02 s") as caught,
+    ):
+        ask(path, "status", timeout=0.02)
+    assert caught.value.exit_code == 75
+
+
+async def test_an_answer_that_is_no_object_is_a_protocol_error(tmp_path: Path):
+    path = str(tmp_path / "odd.control")
+    for data in (b"hello\n", b"[]\n", b""):
+        with unix_listener.bind(path, 0o600) as listener:
+
+            def answer(data: bytes = data, listener: Any = listener) -> None:
+                listener.settimeout(None)
+                connection, _ = listener.accept()
+                with connection:
+                    connection.recv(4096)
+                    connection.sendall(data)
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(trio.to_thread.run_sync, answer)
+                with pytest.raises(ControlError, match="no JSON object") as caught:
+                    await trio.to_thread.run_sync(ask, path, "status")
+                assert caught.value.exit_code == 76
