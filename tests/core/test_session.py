@@ -574,6 +574,7 @@ def test_get_vring_base_stops_the_ring_and_gives_the_devices_index():
     said = state(R.GET_VRING_BASE, 0)
     assert session.receive(said) == effects.RingStopped(0, kick, call)
     assert not session.ring_complete(0)
+    assert (session.rings[0].kick, session.rings[0].call) == (None, None)
     assert not call.closed
     reply = session.reply(said, 4711)
     assert reply is not None

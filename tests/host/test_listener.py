@@ -369,6 +369,7 @@ def test_a_config_change_is_written_whole_and_never_blocks(kind: str):
     assert send_config_change(channel)
     assert os.read(read, 100) == HEADER.pack(BackRequest.CONFIG_CHANGE_MSG, 1, 0)
     full(write)
+    os.set_blocking(write, True)
     assert not send_config_change(channel)
     os.close(read)
     assert not send_config_change(channel)
