@@ -8,7 +8,7 @@ from typing import Final
 from cvqd.wire.vhost_user import PROTOCOL_FEATURES_SERVED
 from cvqd.wire.virtio import Feature
 
-#: Of SCM_RIGHTS no more than one per message is needed for these; a VM with hot-plugged memory has a dozen.
+#: Answer to GET_MAX_MEM_SLOTS, which must not shrink when a front-end connects again.
 MEMORY_SLOTS: Final = 32
 
 
