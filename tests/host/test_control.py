@@ -156,16 +156,20 @@ async def test_clients_beyond_the_limit_are_turned_away(tmp_path: Path):
         assert (await server.ask("status"))["schema"] == 1
 
 
-@pytest.mark.usefixtures("autojump_clock")
-async def test_a_client_that_takes_no_answer_is_left(tmp_path: Path):
+async def test_a_client_that_takes_no_answer_is_left(
+    tmp_path: Path,
+    autojump_clock: trio.testing.MockClock,  # noqa: ARG001 -- pytest-trio takes the clock from here
+):
     async with served(tmp_path) as server, await server.connect() as stream:
         await stream.send_all(b'{"request": "large"}\n')
         await trio.sleep(control.SEND + 1)
         assert server.log.of("control.failed") == [{"reason": "a client did not take its answer in 5 s"}]
 
 
-@pytest.mark.usefixtures("autojump_clock")
-async def test_a_client_that_asks_nothing_is_left(tmp_path: Path):
+async def test_a_client_that_asks_nothing_is_left(
+    tmp_path: Path,
+    autojump_clock: trio.testing.MockClock,  # noqa: ARG001 -- pytest-trio takes the clock from here
+):
     async with served(tmp_path) as server, await server.connect() as stream:
         await stream.send_all(b'{"request": ')
         assert await stream.receive_some() == b""
