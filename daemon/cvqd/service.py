@@ -71,7 +71,7 @@ async def run(config: Config, *, socket_path: str | None, fd: int | None, log: E
                 return instance_status(config.instance, owner, backend, journal)
 
             nursery.start_soon(_await_signal, nursery.cancel_scope, log)
-            nursery.start_soon(_follow_config, device, backend)
+            nursery.start_soon(follow_config, device, backend)
             nursery.start_soon(control.serve, asked, {"status": answer_status}, log)
             # what start-up left is here to stay: no collection has to look at it again
             gc.collect()
@@ -169,7 +169,7 @@ async def _await_signal(scope: trio.CancelScope, log: EventLog) -> None:
             scope.cancel()
 
 
-async def _follow_config(device: VdpaDevice, backend: Backend) -> None:
+async def follow_config(device: VdpaDevice, backend: Backend) -> None:
     """Take the device's configuration interrupts."""
     bell = Doorbell()
     with DoorbellSet() as bells:

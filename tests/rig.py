@@ -1,0 +1,220 @@
+"""One instance of the daemon inside a test: simulator, owner, back-end and listener, as the service joins them.
+
+``Rig`` is the daemon's side, ``Guest`` a front-end with a driver behind it.
+All descriptors are in this process, so ``settled`` knows when nothing is left
+to do, and a mock clock may jump.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import trio
+import trio.testing
+
+from cvqd.backend import Backend
+from cvqd.host import unix_listener
+from cvqd.host.listener import Listener
+from cvqd.journal import Journal
+from cvqd.owner import Limits, Owner
+from cvqd.service import follow_config, instance_status, take
+from cvqd.simulator.device import SimulatedDevice
+from cvqd.simulator.spec import SimulatorSpec
+from cvqd.testing.driver import GuestMemory
+from cvqd.testing.events import EventRecorder
+from cvqd.testing.frontend import FrontEnd
+from cvqd.testing.net_driver import NetDriver
+from cvqd.testing.sequences import ORDERS
+from cvqd.wire.net_control import MacAddrSet
+from cvqd.wire.vhost_user import DescriptorKind
+from cvqd.wire.virtio import Feature, mask_of
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from cvqd.testing.sequences import GuestSetup
+
+MAC_A = bytes.fromhex("525400aa0001")
+MAC_B = bytes.fromhex("525400bb0002")
+BROADCAST = b"\xff" * 6
+#: seconds that no test's story takes
+_PATIENCE = 1000.0
+#: control features, which QEMU keeps to itself: it serves the control queue of its network device
+CONTROL_FEATURES = mask_of(
+    Feature.CTRL_VQ, Feature.CTRL_RX, Feature.CTRL_RX_EXTRA, Feature.CTRL_VLAN, Feature.CTRL_MAC_ADDR
+)
+
+
+def open_descriptors() -> int:
+    """Descriptors of this process."""
+    return len(os.listdir("/proc/self/fd"))
+
+
+def frame(destination: bytes, payload: bytes = b"payload", vlan: int | None = None) -> bytes:
+    """An Ethernet frame of at least 60 bytes."""
+    tag = b"" if vlan is None else b"\x81\x00" + vlan.to_bytes(2, "big")
+    return (destination + bytes.fromhex("525400ee0001") + tag + b"\x88\xb5" + payload).ljust(60, b"\0")
+
+
+async def settled() -> None:
+    """Wait until nobody has anything to do."""
+    await trio.testing.wait_all_tasks_blocked()
+
+
+class Rig:
+    """Made by ``opened``; the parts are public."""
+
+    def __init__(self, log: EventRecorder, device: SimulatedDevice, owner: Owner, socket: str) -> None:
+        self.log = log
+        self.device = device
+        self.owner = owner
+        self.socket = socket
+        self.journal = owner._journal
+        self.backend: Backend
+
+    @classmethod
+    @asynccontextmanager
+    async def opened(
+        cls,
+        directory: Path,
+        spec: SimulatorSpec | None = None,
+        *,
+        log: EventRecorder | None = None,
+        require_isolation: bool = True,
+        deadline: float = 1.0,
+        max_command: int = 64 << 10,
+        mac: bytes | None = None,
+    ) -> AsyncIterator[Rig]:
+        """A running instance; everything in it ends, in the service's order, when the block does."""
+        log = log or EventRecorder()
+        limits = Limits(require_isolation, deadline, max_command, mac)
+        path = str(directory / "vm0.sock")
+        # somewhere for a mock clock to jump to: a test that waits for nothing fails at once
+        with trio.fail_after(_PATIENCE):
+            async with trio.open_nursery() as outer:
+                device = await SimulatedDevice.open(spec or SimulatorSpec(max_queue_pairs=2), log, outer)
+                try:
+                    async with trio.open_nursery() as nursery:
+                        owner = await take(device, limits, log, Journal(log))
+                        rig = cls(log, device, owner, path)
+                        rig.backend = Backend(owner, log, nursery)
+                        with unix_listener.bind(path, 0o600) as bound:
+                            nursery.start_soon(follow_config, device, rig.backend)
+                            nursery.start_soon(rig._serve, Listener(bound))
+                            yield rig
+                            nursery.cancel_scope.cancel()
+                finally:
+                    with trio.CancelScope(shield=True):
+                        await device.aclose()
+                    outer.cancel_scope.cancel()
+
+    async def _serve(self, listener: Listener) -> None:
+        while (connection := await listener.accept()) is not None:
+            async with connection:
+                await self.backend.serve(connection)
+
+    @property
+    def features(self) -> int:
+        """All that is offered, without vhost-user's bit 30."""
+        return self.owner.offer.features & ~Feature.PROTOCOL_FEATURES.mask
+
+    @property
+    def status(self) -> dict[str, Any]:
+        """What ``cvqd status --json`` shows."""
+        return dict(instance_status("vm0", self.owner, self.backend, self.journal))
+
+    @property
+    def counters(self) -> dict[str, int]:
+        """Rare things by name."""
+        other: dict[str, int] = self.status["counters"]["other"]
+        return other
+
+    async def connect(self) -> FrontEnd:
+        """A front-end that has said nothing yet."""
+        return await FrontEnd.connect(self.socket)
+
+    @asynccontextmanager
+    async def guest(self, order: str = "qemu", **shape: Any) -> AsyncIterator[Guest]:
+        """A front-end that has connected, with a guest behind it that has not started; see ``Guest``."""
+        async with await self.connect() as front_end:
+            with Guest(self, front_end, order, **shape) as guest:
+                await guest.front_end.play(guest.order.connect(guest.setup))
+                yield guest
+        await settled()
+
+
+class Guest:
+    """Memory and rings of one virtual machine; ``order`` names whose front-end it has."""
+
+    def __init__(
+        self,
+        rig: Rig,
+        front_end: FrontEnd,
+        order: str = "qemu",
+        *,
+        features: int | None = None,
+        num: int = 256,
+        memory: GuestMemory | None = None,
+        call_kind: DescriptorKind = DescriptorKind.EVENTFD,
+    ) -> None:
+        self.rig = rig
+        self.front_end = front_end
+        self.order = ORDERS[order]
+        own = rig.features & ~CONTROL_FEATURES if order == "qemu-net" else rig.features
+        self.features = own if features is None else features
+        self.memory = memory or GuestMemory()
+        pairs = rig.owner.offer.max_pairs if self.features & Feature.MQ.mask else 1
+        self.driver = NetDriver(self.memory, pairs, num, call_kind=call_kind)
+        assert self.driver.control is not None
+        self.control = self.driver.control
+        if order == "libkrun":
+            # one call descriptor for all rings
+            for queue in self.driver.queues[1:]:
+                os.close(queue.call)
+                queue.call = queue._call_end = os.dup(self.driver.queues[0].call)
+
+    def __enter__(self) -> Guest:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.driver.close()
+        self.memory.close()
+
+    @property
+    def setup(self) -> GuestSetup:
+        """As it is now: bases move."""
+        return self.driver.setup(self.features)
+
+    async def start(self) -> None:
+        """As when the guest's driver is loaded; the device runs afterwards."""
+        await self.front_end.play(self.order.start(self.setup))
+        # crosvm and libkrun wait for no answer: this one comes behind all they said
+        await self.front_end.get_features()
+        assert self.rig.owner.running, self.rig.log.events[-5:]
+
+    async def stop(self) -> None:
+        """As when it is unloaded."""
+        await self.front_end.play(self.order.stop(self.setup))
+        await self.front_end.get_features()
+        assert not self.rig.owner.running, self.rig.log.events[-5:]
+
+    async def command(self, command: bytes) -> int:
+        """Ack byte of a control command."""
+        return await self.driver.command(command)
+
+    async def set_mac(self, mac: bytes = MAC_A) -> None:
+        """Set the address and see that device, tracked state and configuration have it."""
+        assert await self.command(MacAddrSet(mac).encode()) == 0
+        await settled()
+        assert self.rig.device.net.control.state.mac == mac
+        assert self.rig.owner.state.mac == mac
+        assert (await self.front_end.get_config(0, 6)) == mac
+
+    async def echo(self, sent: bytes, pair: int = 0) -> bool:
+        """Whether the loopback lets a frame back in."""
+        self.driver.send_frame(sent, pair)
+        await settled()
+        return sent in self.driver.received_frames(pair)
