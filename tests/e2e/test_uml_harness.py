@@ -152,7 +152,7 @@ async def test_a_guest_that_does_not_boot_says_so(tmp_path: Path, monkeypatch: p
             pass
 
 
-async def test_the_guest_powers_itself_off_when_its_host_process_is_killed() -> None:
+async def test_the_guest_powers_itself_off_when_its_host_process_is_killed(tmp_path: Path) -> None:
     script = """
 import sys, trio
 from cvqd.testing.uml import UmlGuest
@@ -164,7 +164,10 @@ async def main():
 
 trio.run(main)
 """
-    host = await trio.lowlevel.open_process([sys.executable, "-c", script], stdout=subprocess.PIPE)
+    # a killed process cannot remove its guest's directory, so it is made where the test's files are
+    host = await trio.lowlevel.open_process(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, env={**os.environ, "TMPDIR": str(tmp_path)}
+    )
     try:
         assert host.stdout is not None
         with trio.fail_after(30):
