@@ -41,15 +41,9 @@ class _Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; the process's exit code."""
-    options = _parser().parse_args(arguments)
-    if options.print_capabilities:
-        print(json.dumps(CAPABILITIES))
-        return 0
-    if options.verb is None:
-        _parser().error("a verb is missing; see --help")
-    verb: Callable[[argparse.Namespace], int] = options.verb
     try:
-        return verb(options)
+        code = _dispatch(_parser().parse_args(arguments))
+        sys.stdout.flush()
     except BrokenPipeError:
         # whoever read our output has read enough; keep the interpreter from flushing into the void
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -58,6 +52,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except (Exception, BaseExceptionGroup) as error:  # noqa: BLE001 -- the process ends here
         return report(error)
+    return code
+
+
+def _dispatch(options: argparse.Namespace) -> int:
+    if options.print_capabilities:
+        print(json.dumps(CAPABILITIES))
+        return 0
+    if options.verb is None:
+        _parser().error("a verb is missing; see --help")
+    verb: Callable[[argparse.Namespace], int] = options.verb
+    return verb(options)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -42,15 +42,22 @@ def _row(name: str, text: str, indent: int = 0) -> str:
 
 
 def _wrapped(name: str, words: Iterable[str], width: int) -> Iterator[str]:
-    """A named list, broken between its words."""
+    """A named list, broken between its words; nothing where it is empty."""
+    text = " ".join(words)
+    if text:
+        yield from _hanging(_row(name, "", 2), text, width)
+
+
+def _hanging(head: str, text: str, width: int) -> Iterator[str]:
+    """A text behind its head, broken between words and continued below where it began."""
+    room = max(width - len(head), 16)
     line = ""
-    for word in words:
-        if line and _MARGIN + len(line) + 1 + len(word) > width:
-            yield _row(name, line, 2)
-            name, line = "", ""
+    for word in text.split():
+        if line and len(line) + 1 + len(word) > room:
+            yield head + line
+            head, line = " " * len(head), ""
         line = f"{line} {word}" if line else word
-    if line:
-        yield _row(name, line, 2)
+    yield head + line
 
 
 def _device(device: Mapping[str, Any], width: int) -> Iterator[str]:
@@ -62,7 +69,7 @@ def _device(device: Mapping[str, Any], width: int) -> Iterator[str]:
     longest = max((len(entry["name"]) for entry in device.get("masked", ())), default=0)
     name = "masked"
     for entry in device.get("masked", ()):
-        yield _row(name, f"{entry['name']:<{longest}}  {entry['reason']}", 2)
+        yield from _hanging(_row(name, f"{entry['name']:<{longest}}  ", 2), entry["reason"], width)
         name = ""
     yield from _wrapped("backend", device.get("backend", ()), width)
 
@@ -77,7 +84,7 @@ def _isolation(isolation: Mapping[str, Any], width: int) -> Iterator[str]:
     yield _row("isolation", isolation.get("verdict", ""))
     queues = isolation.get("queues", ())
     if not queues:
-        yield from _wrapped("reason", str(isolation.get("reason", "")).split(), width)
+        yield from _hanging(_row("reason", "", 2), isolation.get("reason", ""), width)
         return
     yield _row("queue", "role         group  asid  reason", 2)
     for alike, run in groupby(queues, key=_place):
@@ -86,7 +93,8 @@ def _isolation(isolation: Mapping[str, Any], width: int) -> Iterator[str]:
         first, last = members[0]["index"], members[-1]["index"]
         index = f"{first}" if first == last else f"{first}-{last}"
         role = role or (members[0]["role"] if first == last else "data")
-        yield _row(index, f"{role:<11}  {'-' if group is None else group:>5}  {asid:>4}  {reason}", 2)
+        place = f"{role:<11}  {'-' if group is None else group:>5}  {asid:>4}  "
+        yield from _hanging(_row(index, place, 2), reason, width)
 
 
 def _place(queue: Mapping[str, Any]) -> tuple[str, Any, Any, str]:
@@ -116,15 +124,19 @@ def _counters(counters: Mapping[str, Any], width: int) -> Iterator[str]:
             yield _row(
                 "", f"{command:<18}" + "".join(f"{outcomes.get(outcome, ''):>9}" for outcome in _OUTCOMES)
             )
-    other = [f"{name} {count}" for name, count in counters.get("other", {}).items()]
-    yield from _wrapped("" if answers else "counted", _joined(other), width)
+    other = [f"{name} {count}" for name, count in counters.get("other", {}).items() if count]
+    lines = _wrapped("", _joined(other), width)
+    if not answers:
+        lines = (_row("counted", line.strip()) for line in lines)
+    yield from lines
 
 
-def _commands(commands: Sequence[Mapping[str, Any]], _width: int) -> Iterator[str]:
+def _commands(commands: Sequence[Mapping[str, Any]], width: int) -> Iterator[str]:
     name = "last"
     for command in commands[-_RECENT:]:
-        text = f"{command['command_id']:>6}  {command['command']:<18}  {command['outcome']:<9}"
-        yield _row(name, f"{text} {command['elapsed_us']:>8} µs  {command.get('reason', '')}")
+        text = f"{command['command_id']:>5}  {command['command']:<16}  {command['outcome']:<9}"
+        head = _row(name, f"{text}{command['elapsed_us']:>7} µs  ")
+        yield from _hanging(head, command.get("reason", ""), width)
         name = ""
 
 
