@@ -72,6 +72,9 @@ class DataPath:
         A frame that finds no room is lost and counted: a network device does not wait.
         """
         statistics = self._statistics
+        if len(frame) > MAX_FRAME:
+            statistics.drops["rx.too_long"] += 1
+            return
         refused = refusal(self._control.state, frame)
         if refused is not None:
             statistics.drops[refused.value] += 1

@@ -40,6 +40,11 @@ class Doorbells:
         """Nothing can ring any more."""
         return self._epoll.closed
 
+    @property
+    def descriptors(self) -> frozenset[int]:
+        """What is listened to."""
+        return frozenset(self._tokens)
+
     def bind(self, token: int, fd: int) -> None:
         """Listen to ``fd`` for ``token`` instead of what it had before; -1 only unbinds."""
         self.unbind(token)

@@ -23,6 +23,9 @@ class FaultPlan:
         """Plan one more."""
         self._left.append((fault, fault.count))
 
+    def __bool__(self) -> bool:
+        return bool(self._left)
+
     def take(self, command: str) -> Fault | None:
         """The fault for a command of this log name (``mac.addr_set``), if one is due."""
         for place, (fault, left) in enumerate(self._left):

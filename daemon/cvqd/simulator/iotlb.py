@@ -137,7 +137,7 @@ class Iotlb:
             raise ValueError("outside the range of addresses that can be mapped")
         if len(space.recorded) >= MAX_ENTRIES:
             raise ValueError(f"{MAX_ENTRIES} entries exist")
-        if not access or access & ~Access.READ_WRITE:
+        if not 0 < access <= Access.READ_WRITE:
             raise ValueError(f"{int(access)} is no permission")
         view = region.view
         if offset < 0 or offset + size > len(view):
