@@ -1,4 +1,4 @@
-"""One instance of the daemon inside a test: simulator, owner, back-end and listener, as the service joins them.
+"""One instance of the daemon inside a test: simulator, owner, back-end, listener, joined as by the service.
 
 ``Rig`` is the daemon's side, ``Guest`` a front-end with a driver behind it.
 All descriptors are in this process, so ``settled`` knows when nothing is left
@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
 
 import trio
 import trio.testing
@@ -33,7 +34,6 @@ from cvqd.wire.virtio import Feature, mask_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-    from pathlib import Path
 
     from cvqd.testing.sequences import GuestSetup
 
@@ -50,7 +50,7 @@ CONTROL_FEATURES = mask_of(
 
 def open_descriptors() -> int:
     """Descriptors of this process."""
-    return len(os.listdir("/proc/self/fd"))
+    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 def frame(destination: bytes, payload: bytes = b"payload", vlan: int | None = None) -> bytes:
@@ -176,7 +176,7 @@ class Guest:
                 os.close(queue.call)
                 queue.call = queue._call_end = os.dup(self.driver.queues[0].call)
 
-    def __enter__(self) -> Guest:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
