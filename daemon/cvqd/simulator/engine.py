@@ -32,21 +32,23 @@ class Served(Protocol):
 
 async def run(device: Served) -> None:
     """Serve ``device`` until its doorbells are released."""
-    work_left = False
-    while not device.doorbells.closed:
-        # the device may be closed whenever this task is not running
-        if work_left:
-            await trio.lowlevel.checkpoint()
-        else:
-            due = device.next_due
-            with trio.move_on_at(math.inf if due is None else due):
-                try:
-                    await trio.lowlevel.wait_readable(device.doorbells.fileno())
-                except trio.ClosedResourceError:
-                    return
-        if device.doorbells.closed:
-            return
+    work_left = True
+    while await _still_open(device, work_left=work_left):
         work_left = device.turn(trio.current_time())
+
+
+async def _still_open(device: Served, *, work_left: bool) -> bool:
+    """Let others run, or wait until there is something to do; False once the doorbells are released."""
+    if work_left:
+        await trio.lowlevel.checkpoint()
+    else:
+        due = device.next_due
+        with trio.move_on_at(math.inf if due is None else due):
+            try:
+                await trio.lowlevel.wait_readable(device.doorbells.fileno())
+            except trio.ClosedResourceError:
+                return False
+    return not device.doorbells.closed
 
 
 def release(doorbells: Doorbells) -> None:
