@@ -79,6 +79,19 @@ def test_a_line_longer_than_the_pipe_arrives_whole(pipe: tuple[int, int]):
     assert found + read_all(pipe[0]) == long + b"after\n"
 
 
+def test_a_new_line_does_not_overtake_those_that_wait(pipe: tuple[int, int]):
+    sink = Sink(pipe[1])
+    lines = numbered(200)
+    for line in lines[:150]:
+        sink.write(line)
+    found = read_all(pipe[0])
+    for line in lines[150:]:
+        sink.write(line)
+    while not sink.flush():
+        found += read_all(pipe[0])
+    assert found + read_all(pipe[0]) == b"".join(lines)
+
+
 async def test_the_task_writes_what_waits_once_the_reader_reads(pipe: tuple[int, int]):
     sink = Sink(pipe[1])
     lines = numbered(200)
@@ -95,7 +108,7 @@ async def test_the_task_writes_what_waits_once_the_reader_reads(pipe: tuple[int,
 
 
 async def test_the_task_serves_a_second_jam_as_well(pipe: tuple[int, int]):
-    sink = Sink(pipe[1])
+    sink = Sink(pipe[1], capacity=120_000)  # one jam fits, two would not
     async with trio.open_nursery() as nursery:
         nursery.start_soon(sink.flush_task)
         for _ in range(2):
