@@ -11,7 +11,7 @@ from collections import Counter, deque
 from time import monotonic_ns
 from typing import TYPE_CHECKING, Final
 
-from cvqd.wire.net_control import ERR, OK, Command, Unknown
+from cvqd.wire.net_control import ERR, NAMES, OK, Command, name_of
 
 if TYPE_CHECKING:
     from cvqd.core.guest_queue import Chain
@@ -60,7 +60,12 @@ class Pending:
         """``class.command``, as far as the bytes say it."""
         if self.command is not None:
             return self.command.name
-        return Unknown(self.data[0], self.data[1]).name if len(self.data) >= 2 else "none"
+        return name_of(self.data) if len(self.data) >= 2 else "none"
+
+    @property
+    def counted_as(self) -> str:
+        """The name, or ``unknown``: a guest can make up 65 536 of them and each would be a counter."""
+        return self.name if self.name in NAMES else "unknown"
 
     @property
     def elapsed_us(self) -> int:
@@ -69,7 +74,8 @@ class Pending:
 
     def refuse(self, refusal: GuestError) -> None:
         """Answer ERR without asking the device."""
-        self.refusal = refusal
+        # the refusal is remembered, the frames it went through are not
+        self.refusal = refusal.with_traceback(None)
         self.ack = ERR
 
     def expire(self) -> None:
@@ -151,7 +157,7 @@ class Journal:
             case "cvq.command.acked" | "cvq.command.late":
                 late = event == "cvq.command.late"
                 outcome = "late" if late else "ok" if command.ack == OK else "err"
-                self.answers[command.name, outcome] += 1
+                self.answers[command.counted_as, outcome] += 1
                 if not late:
                     self.recent.append(command)
                 emit(
@@ -163,7 +169,7 @@ class Journal:
                     elapsed_us=command.elapsed_us,
                 )
             case "cvq.command.expired":
-                self.answers[command.name, "expired"] += 1
+                self.answers[command.counted_as, "expired"] += 1
                 self.recent.append(command)
                 emit(
                     "cvq.command.expired",
@@ -173,7 +179,7 @@ class Journal:
                     elapsed_us=command.elapsed_us,
                 )
             case "cvq.command.refused" if refusal is not None:
-                self.answers[command.name, "refused"] += 1
+                self.answers[command.counted_as, "refused"] += 1
                 self.recent.append(command)
                 emit(
                     "cvq.command.refused",
@@ -184,6 +190,7 @@ class Journal:
                     detail=refusal.detail,
                 )
             case "cvq.chain.malformed" if refusal is not None:
+                self.recent.append(command)
                 self.counts["chains_malformed"] += 1
                 self.counts[refusal.reason] += 1
                 emit("cvq.chain.malformed", mono_ns=moment, reason=refusal.reason, detail=refusal.detail)

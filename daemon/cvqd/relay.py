@@ -85,8 +85,9 @@ class Relay:
     def step(self, now: float, *, fetch: bool = True) -> bool:
         """Do what can be done now; whether the guest may have more that there is room for."""
         full = self._fetch(now) if fetch else False
-        self._forward(now)
+        # answers first: a command may be waiting for them, and nothing would ring for it again
         self._collect(now)
+        self._forward(now)
         self._answer()
         self._journal.tell()
         return full and len(self._open) < self._shadow.slots
@@ -183,6 +184,7 @@ class Relay:
             pending = self._open.popleft()
             written = pending.chain.write(bytes((ack,)))
             self._guest.push(pending.chain, written)
+            pending.chain.release()
             self._journal.answered(pending)
         self._guest.publish()
         self._call_guest()

@@ -152,3 +152,5 @@ class Run:
             self.doorbells.close()
             self._kick.close()
             self._call.close()
+            # relay and run hold each other, and the relay the guest's memory
+            self._relay = None

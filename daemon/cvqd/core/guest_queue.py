@@ -35,6 +35,11 @@ class Chain:
         self.writable: list[memoryview] = []
         self.fault: GuestError | None = None
 
+    def release(self) -> None:
+        """Let go of the memory: who remembers the chain must not keep a guest's memory mapped."""
+        self.readable.clear()
+        self.writable.clear()
+
     @property
     def readable_length(self) -> int:
         """Bytes the driver wants read."""
@@ -103,7 +108,8 @@ class GuestQueue:
         try:
             self._walk(chain)
         except GuestError as fault:
-            chain.fault = fault
+            # a traceback would hold every view that was found on the way
+            chain.fault = fault.with_traceback(None)
         return chain
 
     def push(self, chain: Chain, written: int) -> None:

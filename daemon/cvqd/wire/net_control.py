@@ -263,10 +263,23 @@ _DECODERS: Final[dict[tuple[int, int], Callable[[bytes], Command]]] = {
     (Class.MQ, 0): _vq_pairs,
 }
 
-#: log names of every command that ``decode`` understands
-NAMES: Final = tuple(
-    sorted(
-        [RxModeSet(mode, 0).name for mode in RxMode]
-        + [kind.name for kind in (MacTableSet, MacAddrSet, VlanAdd, VlanDel, AnnounceAck, VqPairsSet)]
+_BY_HEADER: Final = {
+    command.encode()[:2]: command.name
+    for command in (
+        *(RxModeSet(mode, 0) for mode in RxMode),
+        MacTableSet((), ()),
+        MacAddrSet(bytes(6)),
+        VlanAdd(0),
+        VlanDel(0),
+        AnnounceAck(),
+        VqPairsSet(1),
     )
-)
+}
+
+#: log names of every command that ``decode`` understands
+NAMES: Final = tuple(sorted(_BY_HEADER.values()))
+
+
+def name_of(data: bytes) -> str:
+    """Log name of a command with at least a header, also where ``decode`` objects to what follows."""
+    return _BY_HEADER.get(data[:2]) or Unknown(data[0], data[1]).name
