@@ -130,14 +130,16 @@ async def test_the_control_queue_runs_while_data_queues_are_disabled(driver, dev
     assert driver.received() == [frame(BROADCAST)]
 
 
-async def test_a_kick_before_driver_ok_is_lost(driver, features, settle):
+async def test_a_kick_before_driver_ok_is_lost(driver, device, features, settle):
     await driver.negotiate(features)
     await driver.map()
     driver.build_rings()
     await driver.bind()
+    for ring in driver.rings:
+        await device.set_vring_enable(ring.index, enable=True)
     driver.submit(SET_MAC)
     await settle()
-    await driver.enable()
+    await device.set_status(Status.ACKNOWLEDGE | Status.DRIVER | Status.FEATURES_OK | Status.DRIVER_OK)
     await settle()
     assert driver.commands.poll() is None
     driver.commands.kick()

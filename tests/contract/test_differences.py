@@ -47,8 +47,10 @@ DIFFERENCES = {
     "ring_larger_than_the_maximum": ("is accepted (EINVAL since 7.3)", "EINVAL"),
     "ring_resized_while_running": ("is accepted and takes effect later", "EINVAL"),
     "descriptor_table_misaligned": ("is accepted", "EINVAL"),
+    "used_ring_that_cannot_be_written": ("is obeyed and never answered", "is not served"),
     "ring_taken_over": ("used index is set equal to the base", "goes on at the used index in memory"),
     "ring_moved_while_suspended": ("needs disabling and enabling", "is in effect on resume"),
+    "kick_of_one_ring": ("serves all rings", "serves that ring"),
     "kick_after_reset": ("is still listened to", "is unbound"),
     "ring_that_makes_no_sense": ("is tried again at every kick", "is left alone until set up again"),
     # commands
@@ -223,6 +225,19 @@ async def test_descriptor_table_misaligned(device):
         await device.set_vring_addr(0, RingAddresses(8, 0, 0))
 
 
+async def test_used_ring_that_cannot_be_written(device, driver):
+    await driver.start()
+    arena = driver.control
+    await device.iotlb(1, [Unmap(arena.iova, 1), arena.mapping(Access.READ)])
+    driver.submit(SET_MAC)
+    await trio.testing.wait_all_tasks_blocked()
+    assert await device.get_config(0, 6) == device.spec.mac
+    assert device.statistics.iotlb_faults == {2: 1}
+    await device.iotlb(1, [Unmap(arena.iova, 1), arena.mapping()])
+    driver.commands.kick()
+    assert await driver.commands.wait() == (0, 1)
+
+
 async def test_ring_taken_over(device, driver):
     await driver.start()
     ring = driver.commands
@@ -246,6 +261,23 @@ async def test_ring_moved_while_suspended(device, driver):
     await device.resume()
     assert await driver.command(SET_MAC) == OK
     assert old.poll() is None
+
+
+async def test_kick_of_one_ring(device, driver):
+    await driver.negotiate(2**64 - 1)
+    await driver.map()
+    driver.build_rings()
+    await driver.bind()
+    for ring in driver.rings:
+        await device.set_vring_enable(ring.index, enable=True)
+    # lost, and not made good by the other ring's kick
+    driver.submit(SET_MAC)
+    await trio.testing.wait_all_tasks_blocked()
+    await device.set_status(NEGOTIATED | Status.DRIVER_OK)
+    await driver.send(frame(BROADCAST))
+    assert driver.commands.poll() is None
+    driver.commands.kick()
+    assert await driver.commands.wait() == (0, 1)
 
 
 async def test_kick_after_reset(device, driver):

@@ -159,6 +159,16 @@ async def test_a_ring_outside_its_address_space_is_counted_and_served_once_it_is
     assert await driver.commands.wait() == (0, 1)
 
 
+async def test_a_ring_goes_on_where_it_was_when_its_memory_is_mapped_anew(drive):
+    driver = await drive()
+    for _ in range(3):
+        assert await works(driver)
+    await driver.device.iotlb(1, [Unmap(driver.control.iova, 1), driver.control.mapping()])
+    assert await driver.device.get_vring_base(2) == 3
+    assert await works(driver)
+    assert driver.commands.ring.used_index == 4
+
+
 # planned faults
 
 
@@ -222,9 +232,21 @@ async def test_a_reset_forgets_late_answers(autojump_clock, drive):
     driver = await drive(faults=(Fault("mac.addr_set", FaultAction.DELAY, delay=1.0),))
     ack = driver.submit(SET_MAC)
     await trio.testing.wait_all_tasks_blocked()
-    await driver.device.set_status(0)
+    await driver.stop()
+    await driver.start()
     await trio.sleep(10)
     assert driver.control.view(ack, 1)[0] == 0xFF
+    assert driver.commands.poll() is None
+
+
+async def test_a_disabled_ring_takes_no_late_answer(autojump_clock, drive):
+    driver = await drive(faults=(Fault("mac.addr_set", FaultAction.DELAY, delay=1.0),))
+    ack = driver.submit(SET_MAC)
+    await trio.testing.wait_all_tasks_blocked()
+    await driver.device.set_vring_enable(2, enable=False)
+    await trio.sleep(10)
+    assert driver.control.view(ack, 1)[0] == 0xFF
+    assert driver.commands.poll() is None
 
 
 async def test_a_late_answer_does_not_reach_memory_that_was_taken_away(autojump_clock, drive):

@@ -67,7 +67,7 @@ class DataPath:
         return True
 
     def receive(self, frame: bytes, pair: int) -> None:
-        """Offer a frame to the receive ring of ``pair``, or of pair 0 if that one is not active.
+        """Offer a frame to the receive ring of ``pair``, which is active.
 
         A frame that finds no room is lost and counted: a network device does not wait.
         """
@@ -79,7 +79,7 @@ class DataPath:
         if refused is not None:
             statistics.drops[refused.value] += 1
             return
-        ring = self._rings[2 * pair if pair < self._control.state.pairs else 0]
+        ring = self._rings[2 * pair]
         if not ring.enabled:
             statistics.drops["rx.disabled"] += 1
             return

@@ -6,7 +6,7 @@ follows each one.  A late answer is a deadline of the wait and blocks nothing.
 
 from __future__ import annotations
 
-import math
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Protocol
 
 import trio
@@ -43,7 +43,7 @@ async def _still_open(device: Served, *, work_left: bool) -> bool:
         await trio.lowlevel.checkpoint()
     else:
         due = device.next_due
-        with trio.move_on_at(math.inf if due is None else due):
+        with trio.move_on_at(due) if due is not None else nullcontext():
             try:
                 await trio.lowlevel.wait_readable(device.doorbells.fileno())
             except trio.ClosedResourceError:
