@@ -113,6 +113,8 @@ class ShadowQueue:
             memory[layout.readable : layout.readable + sizes.used],
         )
         self._layout = layout
+        self._commands = layout.commands
+        self._answers = layout.answers
         self._memory = memory
         self._iova = iova
         self._fence = fence
@@ -125,7 +127,7 @@ class ShadowQueue:
         #: set when the used index cannot be followed any more; only a device reset mends it
         self.broken = False
         for slot in range(layout.slots):
-            answer = iova + layout.answers + slot * ANSWER_SIZE
+            answer = iova + self._answers + slot * ANSWER_SIZE
             self._ring.put_descriptor(2 * slot + 1, Descriptor(answer, ANSWER_SIZE, DESC_WRITE, 0))
 
     @property
@@ -155,11 +157,11 @@ class ShadowQueue:
 
     def submit(self, token: int, command: bytes, deadline: float) -> None:
         """Put a command (at most ``layout.max_command`` bytes) in a free slot; ``publish`` shows it."""
-        layout, memory = self._layout, self._memory
+        memory = self._memory
         slot = self._free.popleft()
-        offset = layout.commands + slot * layout.max_command
+        offset = self._commands + slot * self._layout.max_command
         memory[offset : offset + len(command)] = command
-        memory[layout.answers + slot * ANSWER_SIZE] = UNWRITTEN
+        memory[self._answers + slot * ANSWER_SIZE] = UNWRITTEN
         self._ring.put_descriptor(
             2 * slot, Descriptor(self._iova + offset, len(command), DESC_NEXT, 2 * slot + 1)
         )
@@ -218,7 +220,7 @@ class ShadowQueue:
         if not 1 <= written <= ANSWER_SIZE:
             self._faults.append(("used.length", f"{written} bytes written of {ANSWER_SIZE}"))
             return None
-        ack = self._memory[self._layout.answers + slot * ANSWER_SIZE]
+        ack = self._memory[self._answers + slot * ANSWER_SIZE]
         if ack == UNWRITTEN:
             self._faults.append(("used.no_ack", "given back with its status byte untouched"))
             return None

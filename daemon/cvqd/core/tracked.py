@@ -149,6 +149,8 @@ class Ledger:
         self.state = state
         self._settled = state
         self._entries: dict[int, _Entry] = {}
+        #: answered entries behind one that is not
+        self._ahead = 0
         self._expired: set[int] = set()
         self._lost = False
 
@@ -175,26 +177,24 @@ class Ledger:
     def answered(self, command_id: int, *, acked: bool) -> TrackedState | None:
         """Settle a command; the new state if it changed."""
         entry = self._entries.get(command_id)
-        if entry is None:
+        if entry is None or entry.settled:
             return None
         entry.settled, entry.acked = True, acked
+        self._ahead += 1
         self._expired.discard(command_id)
         before = self.state
         first = next(iter(self._entries))
-        if first == command_id and len(self._entries) == 1:
-            # the common case: nothing else is open
-            del self._entries[command_id]
-            self.state = self._settled = before.after(entry.command) if acked else before
-            return self._changed(before)
-        while self._entries and self._entries[first].settled:
+        while self._ahead and self._entries[first].settled:
             oldest = self._entries.pop(first)
+            self._ahead -= 1
             if oldest.acked:
                 self._settled = self._settled.after(oldest.command)
             first = next(iter(self._entries), first)
         self.state = self._settled
-        for open_entry in self._entries.values():
-            if open_entry.acked:
-                self.state = self.state.after(open_entry.command)
+        if self._ahead:
+            for open_entry in self._entries.values():
+                if open_entry.acked:
+                    self.state = self.state.after(open_entry.command)
         return self._changed(before)
 
     def local(self, command: Command) -> TrackedState | None:
