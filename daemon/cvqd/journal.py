@@ -2,7 +2,8 @@
 
 The relay notes steps while the guest waits and calls ``tell`` when it no
 longer does, so that no log line, digest or name stands between a kick and its
-answer; a note carries the moment of the step itself.
+answer; a note carries the moment of the step itself.  A guest that kicks again
+at once goes first, as long as no more than ``BACKLOG`` notes wait.
 """
 
 from __future__ import annotations
@@ -14,12 +15,16 @@ from typing import TYPE_CHECKING, Final
 from cvqd.wire.net_control import ERR, NAMES, OK, Command, name_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from cvqd.core.guest_queue import Chain
     from cvqd.core.tracked import TrackedState
     from cvqd.errors import GuestError
     from cvqd.events import EventLog
 
 RECENT: Final = 16
+#: what a few full batches leave behind
+BACKLOG: Final = 512
 
 
 class Pending:
@@ -89,7 +94,7 @@ class Journal:
 
     def __init__(self, log: EventLog) -> None:
         self._log = log
-        self._told: list[tuple[str, int, Pending]] = []
+        self._notes: deque[tuple[str, int, Pending]] = deque()
         self.answers: Counter[tuple[str, str]] = Counter()
         self.counts: Counter[str] = Counter()
         self.recent: deque[Pending] = deque(maxlen=RECENT)
@@ -97,12 +102,12 @@ class Journal:
     def received(self, command: Pending) -> None:
         """Note a popped command."""
         if self._log.enabled("cvq.command.received"):
-            self._told.append(("cvq.command.received", command.received_ns, command))
+            self._notes.append(("cvq.command.received", command.received_ns, command))
 
     def forwarded(self, command: Pending) -> None:
         """Note a command that the device has now."""
         if self._log.enabled("cvq.command.forwarded"):
-            self._told.append(("cvq.command.forwarded", monotonic_ns(), command))
+            self._notes.append(("cvq.command.forwarded", monotonic_ns(), command))
 
     def answered(self, command: Pending) -> None:
         """Note that the guest has its answer."""
@@ -111,17 +116,17 @@ class Journal:
             outcome = "cvq.command.refused" if not command.chain.fault else "cvq.chain.malformed"
         else:
             outcome = "cvq.command.expired" if command.expired else "cvq.command.acked"
-        self._told.append((outcome, command.answered_ns, command))
+        self._notes.append((outcome, command.answered_ns, command))
         if command.state is not None:
-            self._told.append(("state.changed", command.answered_ns, command))
+            self._notes.append(("state.changed", command.answered_ns, command))
 
     def late(self, command: Pending) -> None:
         """Note the answer to a command that had expired."""
         now = monotonic_ns()
         command.answered_ns = now
-        self._told.append(("cvq.command.late", now, command))
+        self._notes.append(("cvq.command.late", now, command))
         if command.state is not None:
-            self._told.append(("state.changed", now, command))
+            self._notes.append(("state.changed", now, command))
 
     def fault(self, reason: str, detail: str) -> None:
         """Report a breach of the virtqueue protocol by the device."""
@@ -133,13 +138,12 @@ class Journal:
         self.counts["queue_broken"] += 1
         self._log.emit("cvq.broken", reason=error.reason, detail=error.detail)
 
-    def tell(self) -> None:
-        """Count and log everything noted since the last call."""
-        if not self._told:
-            return
-        told, self._told = self._told, []
-        for event, moment, command in told:
-            self._tell(event, moment, command)
+    def tell(self, interrupted: Callable[[], bool] | None = None) -> None:
+        """Count and log what was noted, oldest first; all of it unless ``interrupted``."""
+        while self._notes:
+            self._tell(*self._notes.popleft())
+            if interrupted is not None and len(self._notes) < BACKLOG and interrupted():
+                break
 
     def _tell(self, event: str, moment: int, command: Pending) -> None:
         emit, refusal = self._log.emit, command.refusal

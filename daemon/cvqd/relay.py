@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import trio
 
@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     from cvqd.core.tracked import Ledger
     from cvqd.host.doorbell import DoorbellSet
     from cvqd.journal import Journal
+
+#: seconds without a doorbell after which log lines are written though the guest waits for its device
+SILENCE: Final = 0.001
 
 
 class Relay:
@@ -72,15 +75,24 @@ class Relay:
 
     async def run(self, doorbells: DoorbellSet) -> None:
         """Step whenever the guest kicks, the device calls or a deadline passes, until cancelled."""
+        silent = False
         while True:
-            more = self.step(trio.current_time())
-            await doorbells.wait(0 if more else self._next_deadline())
+            now = trio.current_time()
+            more = self.step(now)
+            until = self._next_deadline()
+            if until is None or silent:
+                self._journal.tell(doorbells.rang)
+            else:
+                # somebody waits: what there is to tell can wait too, but not for a whole deadline
+                until = min(until, now + SILENCE)
+            silent = not await doorbells.wait(0 if more else until)
 
     async def drain(self, doorbells: DoorbellSet) -> None:
         """Answer what was popped, fetch no more; takes one deadline at most.  ``run`` must have ended."""
         while self._open:
             await doorbells.wait(self._next_deadline())
             self.step(trio.current_time(), fetch=False)
+        self._journal.tell()
 
     def step(self, now: float, *, fetch: bool = True) -> bool:
         """Do what can be done now; whether the guest may have more that there is room for."""
@@ -89,7 +101,6 @@ class Relay:
         self._collect(now)
         self._forward(now)
         self._answer()
-        self._journal.tell()
         return full and len(self._open) < self._shadow.slots
 
     def _fetch(self, now: float) -> bool:

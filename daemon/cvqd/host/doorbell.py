@@ -62,6 +62,7 @@ class DoorbellSet:
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
+        self._rung: list[tuple[int, int]] = []
 
     def add(self, fd: int) -> None:
         """Watch a doorbell; one that is signalled already counts at once."""
@@ -72,11 +73,21 @@ class DoorbellSet:
         with contextlib.suppress(OSError, ValueError):
             self._epoll.unregister(fd)
 
+    def rang(self) -> bool:
+        """Whether ``wait`` would return at once."""
+        self._rung += self._epoll.poll(0)
+        return bool(self._rung)
+
     async def wait(self, deadline: float | None = None) -> list[int]:
         """Doorbells that rang since the last call; empty after ``deadline`` (trio's clock)."""
-        with trio.move_on_at(deadline) if deadline is not None else contextlib.nullcontext():
-            await trio.lowlevel.wait_readable(self._epoll.fileno())
-        return [fd for fd, _ in self._epoll.poll(0)]
+        if self.rang():
+            await trio.lowlevel.checkpoint()
+        else:
+            with trio.move_on_at(deadline) if deadline is not None else contextlib.nullcontext():
+                await trio.lowlevel.wait_readable(self._epoll.fileno())
+            self.rang()
+        rung, self._rung = self._rung, []
+        return [fd for fd, _ in rung]
 
     def close(self) -> None:
         """Wake a waiting task with ``trio.ClosedResourceError`` and let go of everything."""
