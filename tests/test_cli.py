@@ -12,7 +12,16 @@ import pytest
 import yaml
 
 from cvqd import __version__, cli
-from cvqd.errors import ConfigError, DeviceError, FrontendError, IsolationError, SocketError, UnavailableError
+from cvqd.errors import (
+    ConfigError,
+    CvqdError,
+    DeviceError,
+    FrontendError,
+    IsolationError,
+    SocketError,
+    UnavailableError,
+    leaves,
+)
 from cvqd.testing.daemon import DaemonProcess, simulator_config
 
 EXAMPLES = Path(__file__).parents[1] / "config"
@@ -234,7 +243,7 @@ def test_the_most_specific_blamed_error_decides_the_exit_code(
 ):
     assert cli.report(error) == code
     shown = capsys.readouterr().err
-    surprising = any(not isinstance(leaf, cli.CvqdError) for leaf in cli._leaves(error))
+    surprising = any(not isinstance(leaf, CvqdError) for leaf in leaves(error))
     assert ("Traceback" in shown or "Error" in shown) == surprising
 
 

@@ -14,7 +14,7 @@ import sys
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from cvqd import __version__
-from cvqd.errors import ConfigError, CvqdError
+from cvqd.errors import ConfigError, CvqdError, leaves, most_specific
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -273,21 +273,6 @@ def _label(device: DeviceConfig) -> str:
     return label(device)
 
 
-def most_specific(error: BaseException) -> BaseException:
-    """Of the errors in a group, the one to blame: a CvqdError of the narrowest class, else the first."""
-    leaves = list(_leaves(error))
-    blamed = [leaf for leaf in leaves if isinstance(leaf, CvqdError)]
-    return max(blamed, key=lambda leaf: len(type(leaf).__mro__), default=leaves[0])
-
-
-def _leaves(error: BaseException) -> Iterator[BaseException]:
-    if isinstance(error, BaseExceptionGroup):
-        for inner in error.exceptions:
-            yield from _leaves(inner)
-    else:
-        yield error
-
-
 def exit_code(blamed: BaseException) -> int:
     """Code of sysexits.h for an error that ends the process."""
     if isinstance(blamed, CvqdError):
@@ -298,7 +283,7 @@ def exit_code(blamed: BaseException) -> int:
 def report(error: BaseException) -> int:
     """Say what went wrong, with a traceback for what nobody foresaw; the exit code."""
     blamed = most_specific(error)
-    if not all(isinstance(leaf, CvqdError) for leaf in _leaves(error)):
+    if not all(isinstance(leaf, CvqdError) for leaf in leaves(error)):
         import traceback
 
         traceback.print_exception(error)

@@ -110,3 +110,17 @@ class ConfigError(CvqdError):
     def __init__(self, problems: list[str]) -> None:
         super().__init__("\n".join(problems))
         self.problems = problems
+
+
+def leaves(error: BaseException) -> list[BaseException]:
+    """The errors in a group, at any depth; an error that is no group stands for itself."""
+    if isinstance(error, BaseExceptionGroup):
+        return [leaf for inner in error.exceptions for leaf in leaves(inner)]
+    return [error]
+
+
+def most_specific(error: BaseException) -> BaseException:
+    """Of the errors in a group, the one to blame: a CvqdError of the narrowest class, else the first."""
+    found = leaves(error)
+    blamed = [leaf for leaf in found if isinstance(leaf, CvqdError)]
+    return max(blamed, key=lambda leaf: len(type(leaf).__mro__), default=found[0])
