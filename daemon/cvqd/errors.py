@@ -9,6 +9,7 @@ daemon before it starts.  Nothing here knows how an error is shown.
 from __future__ import annotations
 
 import errno as errno_names
+from errno import EOPNOTSUPP
 
 
 class CvqdError(Exception):
@@ -55,7 +56,8 @@ class DeviceError(CvqdError):
     exit_code = 71
 
     def __init__(self, call: str, errno: int, reason: str = "", arguments: str = "") -> None:
-        name = errno_names.errorcode.get(errno, str(errno))
+        # one number, two names: Python's table has the one that the kernel does not use
+        name = "EOPNOTSUPP" if errno == EOPNOTSUPP else errno_names.errorcode.get(errno, str(errno))
         shown = f"{call}({arguments})" if arguments else call
         super().__init__(f"{shown}: {name}" + (f": {reason}" if reason else ""))
         self.call = call

@@ -17,7 +17,7 @@ ALL = Backend.IOTLB_BATCH.mask | Backend.IOTLB_ASID.mask
 
 
 def refused(number: int):
-    return pytest.raises(DeviceError, match=rf"{errno.errorcode[number]}\b")
+    return pytest.raises(DeviceError, check=lambda error: error.errno == number)
 
 
 @pytest.fixture

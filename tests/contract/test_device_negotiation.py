@@ -15,7 +15,7 @@ NEGOTIATED = Status.ACKNOWLEDGE | Status.DRIVER | Status.FEATURES_OK
 
 
 def refused(number: int):
-    return pytest.raises(DeviceError, match=rf"{errno.errorcode[number]}\b")
+    return pytest.raises(DeviceError, check=lambda error: error.errno == number)
 
 
 async def test_it_is_a_network_device_with_one_pair_and_a_control_queue_in_a_group_of_its_own(device):

@@ -1,0 +1,41 @@
+"""The README's tables come from the code: ``python tests/test_readme.py`` writes them, the test compares."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+from cvqd import config, events
+
+README = Path(__file__).resolve().parents[1] / "README.md"
+
+
+def event_table() -> list[str]:
+    """One row per event of the catalogue."""
+    rows = ["| event | level | meaning | fields |", "|---|---|---|---|"]
+    for event in events.CATALOGUE.values():
+        fields = ", ".join(f"`{field}`" for field in event.fields)
+        rows.append(f"| `{event.name}` | {event.level} | {event.meaning} | {fields} |")
+    return rows
+
+
+def with_tables(text: str) -> str:
+    """The text with every generated part as the code has it."""
+    for name, rows in (("config table", config.table()), ("event table", event_table())):
+        block = "\n".join([f"<!-- {name} -->", *rows, "<!-- end -->"])
+        text, found = re.subn(
+            rf"<!-- {name} -->\n.*?<!-- end -->", lambda _, b=block: b, text, count=1, flags=re.DOTALL
+        )
+        assert found == 1, f"the README has no place for the {name}"
+    return text
+
+
+def test_the_readmes_tables_are_the_codes():
+    text = README.read_text()
+    assert with_tables(text) == text, "run: python tests/test_readme.py"
+
+
+if __name__ == "__main__":
+    README.write_text(with_tables(README.read_text()))
+    sys.exit(0)

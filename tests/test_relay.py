@@ -1,0 +1,254 @@
+"""The relay step by step, between a ring in plain memory and a device that does what the test says."""
+
+from __future__ import annotations
+
+from cvqd.core.address_space import AddressSpace
+from cvqd.core.guest_queue import Chain, GuestQueue
+from cvqd.core.policy import Policy
+from cvqd.core.shadow_queue import ShadowLayout, ShadowQueue
+from cvqd.core.tracked import Ledger, TrackedState
+from cvqd.journal import Journal
+from cvqd.relay import Relay
+from cvqd.testing.events import EventRecorder
+from cvqd.wire.net_control import (
+    AnnounceAck,
+    Command,
+    MacAddrSet,
+    RxMode,
+    RxModeSet,
+    VlanAdd,
+    VqPairsSet,
+    decode,
+)
+from cvqd.wire.split_ring import SplitRing, ring_sizes
+from cvqd.wire.vhost_vdpa import Access
+from cvqd.wire.virtio import Feature, mask_of
+from ring_memory import RingMemory, no_fence
+
+MAC = bytes.fromhex("525400000001")
+OTHER = bytes.fromhex("525400000002")
+IOVA = 0x7000_0000
+
+
+class Stage:
+    """A relay, the guest's end and the device's end of it."""
+
+    def __init__(
+        self, *, features: int = mask_of(*Feature), slots: int = 64, announces: bool = False
+    ) -> None:
+        self.guest = RingMemory(num=256)
+        self.log = EventRecorder()
+        self.journal = Journal(self.log)
+        self.ledger = Ledger(TrackedState(MAC))
+        layout = ShadowLayout(2 * slots, 256)
+        memory = memoryview(bytearray(layout.size))
+        space = AddressSpace()
+        space.add(IOVA, memory, Access.READ_WRITE)
+        self.shadow = ShadowQueue(layout, memory, IOVA, no_fence)
+        parts = zip(layout.addresses(IOVA), ring_sizes(layout.num), strict=True)
+        ring = SplitRing(layout.num, *(space.contiguous(at, size, Access.READ) for at, size in parts))
+        self.device = GuestQueue(ring, space, no_fence)
+        self.kicks = self.calls = self._heads = self._answered = 0
+        self.relay = Relay(
+            guest=GuestQueue(self.guest.ring, self.guest.space, no_fence),
+            shadow=self.shadow,
+            ledger=self.ledger,
+            policy=Policy(features, max_pairs=4, announces=announces),
+            journal=self.journal,
+            deadline=1.0,
+            max_command=256,
+            kick_device=self._kick,
+            call_guest=self._call,
+        )
+
+    def _kick(self) -> None:
+        self.kicks += 1
+
+    def _call(self) -> None:
+        self.calls += 1
+
+    def step(self, now: float, *, fetch: bool = True) -> bool:
+        more = self.relay.step(now, fetch=fetch)
+        self.journal.tell()
+        return more
+
+    def send(self, *commands: Command) -> None:
+        for command in commands:
+            self.guest.command(command.encode(), head=self._heads % 254, offset=32 * (self._heads % 254))
+            self._heads += 2
+
+    def device_takes(self) -> list[tuple[Chain, Command]]:
+        taken = []
+        while (chain := self.device.pop()) is not None:
+            taken.append((chain, decode(chain.read(1000))))
+        return taken
+
+    def device_gives(self, *chains: Chain, ack: int = 0) -> None:
+        for chain in chains:
+            chain.write(bytes([ack]))
+            self.device.push(chain, 1)
+        self.device.publish()
+
+    def device_obeys(self) -> list[Command]:
+        taken = self.device_takes()
+        self.device_gives(*(chain for chain, _ in taken))
+        return [command for _, command in taken]
+
+    def answers(self) -> list[int]:
+        """Status bytes of the commands given back since the last call, in the ring's order."""
+        found = []
+        while self._answered != self.guest.ring.used_index:
+            head, written = self.guest.ring.used_element(self._answered)
+            assert written == 1
+            found.append(self.guest.byte(self.guest.ring.descriptor(head + 1).address))
+            self._answered = (self._answered + 1) & 0xFFFF
+        return found
+
+
+def test_a_batch_is_one_kick_and_one_call_and_keeps_the_guests_order():
+    stage = Stage()
+    stage.send(MacAddrSet(OTHER), RxModeSet(RxMode.PROMISC, 0), VlanAdd(5))
+    stage.step(0)
+    taken = stage.device_takes()
+    assert [command for _, command in taken] == [MacAddrSet(OTHER), RxModeSet(RxMode.PROMISC, 0), VlanAdd(5)]
+    assert (stage.kicks, stage.calls) == (1, 0)
+    assert stage.ledger.state == TrackedState(MAC), "nothing moved before the device said so"
+    stage.device_gives(taken[2][0], taken[1][0])
+    stage.step(0)
+    assert stage.answers() == [], "the first is still out"
+    stage.device_gives(taken[0][0])
+    stage.step(0)
+    assert stage.answers() == [0, 0, 0]
+    assert (stage.kicks, stage.calls) == (1, 1)
+    assert stage.ledger.state == TrackedState(OTHER, rx=0, vlans=1 << 5)
+
+
+def test_a_refused_command_takes_its_turn_and_does_not_stop_the_rest():
+    stage = Stage()
+    stage.send(MacAddrSet(OTHER), VlanAdd(4096), VlanAdd(6))
+    stage.step(0)
+    assert stage.device_obeys() == [MacAddrSet(OTHER), VlanAdd(6)]
+    stage.step(0)
+    assert stage.answers() == [0, 1, 0]
+    assert [event["reason"] for event in stage.log.of("cvq.command.refused")] == ["vlan.id"]
+
+
+def test_the_devices_own_refusal_reaches_the_guest_and_moves_nothing():
+    stage = Stage()
+    stage.send(MacAddrSet(OTHER))
+    stage.step(0)
+    stage.device_gives(stage.device_takes()[0][0], ack=1)
+    stage.step(0)
+    assert stage.answers() == [1]
+    assert stage.ledger.state.mac == MAC
+    assert not stage.log.of("state.changed")
+
+
+def test_a_command_that_depends_on_others_waits_for_them():
+    stage = Stage()
+    stage.send(MacAddrSet(OTHER), VqPairsSet(4), VlanAdd(1))
+    stage.step(0)
+    assert stage.device_obeys() == [MacAddrSet(OTHER)]
+    stage.step(0)
+    assert stage.answers() == [0]
+    stage.step(0)
+    assert stage.device_obeys() == [VqPairsSet(4), VlanAdd(1)]
+    stage.step(0)
+    assert stage.answers() == [0, 0]
+
+
+def test_an_announcement_of_the_daemons_own_is_answered_without_the_device():
+    stage = Stage(announces=True)
+    stage.ledger.raise_announce()
+    stage.send(AnnounceAck(), AnnounceAck())
+    stage.step(0)
+    assert stage.answers() == [0, 1]
+    assert stage.device_takes() == []
+    assert not stage.ledger.state.announce
+
+
+def test_more_commands_than_slots_are_served_in_turns():
+    stage = Stage(slots=2)
+    stage.send(*(VlanAdd(vid) for vid in range(5)))
+    assert not stage.step(0), "no room: the device has to answer first"
+    assert stage.device_obeys() == [VlanAdd(0), VlanAdd(1)]
+    assert stage.step(0), "there is room now, and the guest may have more"
+    stage.step(0)
+    assert stage.device_obeys() == [VlanAdd(2), VlanAdd(3)]
+    assert stage.step(0)
+    stage.step(0)
+    assert stage.device_obeys() == [VlanAdd(4)]
+    stage.step(0)
+    assert stage.answers() == [0] * 5
+
+
+def test_a_device_that_is_silent_costs_the_guest_a_deadline_and_no_more():
+    stage = Stage(slots=2)
+    stage.send(MacAddrSet(OTHER), VlanAdd(1), VqPairsSet(2))
+    stage.step(10)
+    assert stage.relay._next_deadline() == 11
+    stage.step(10.9)
+    assert stage.answers() == []
+    stage.step(11)
+    assert stage.answers() == [1, 1]
+    stage.step(11)
+    assert stage.relay._next_deadline() == 12, "the third waits for a slot"
+    stage.step(12)
+    assert stage.answers() == [1]
+    assert [event["command"] for event in stage.log.of("cvq.command.expired")] == [
+        "mac.addr_set",
+        "vlan.add",
+        "mq.vq_pairs_set",
+    ]
+    stage.device_obeys()
+    stage.step(13)
+    assert stage.answers() == [], "a late answer is not the guest's any more"
+    assert stage.ledger.state == TrackedState(OTHER, vlans=2)
+    assert len(stage.log.of("cvq.command.late")) == 2
+    stage.send(VqPairsSet(3))
+    stage.step(14)
+    assert stage.device_obeys() == [VqPairsSet(3)]
+    stage.step(14)
+    assert stage.answers() == [0]
+
+
+def test_a_queue_that_cannot_be_followed_is_reported_once_and_what_was_popped_is_answered():
+    stage = Stage()
+    stage.send(MacAddrSet(OTHER))
+    stage.step(0)
+    stage.guest.ring.available_index = 0x8000
+    stage.step(0)
+    stage.step(0)
+    stage.device_obeys()
+    stage.step(0)
+    assert stage.answers() == [0]
+    assert [event["reason"] for event in stage.log.of("cvq.broken")] == ["queue.index"]
+
+
+def test_draining_fetches_nothing_more():
+    stage = Stage()
+    stage.send(MacAddrSet(OTHER))
+    stage.step(0)
+    stage.send(VlanAdd(1))
+    stage.device_obeys()
+    stage.step(0, fetch=False)
+    assert stage.answers() == [0]
+    assert stage.device_takes() == []
+
+
+def test_the_log_tells_each_step_with_one_command_id():
+    stage = Stage()
+    stage.send(MacAddrSet(OTHER))
+    stage.step(0)
+    stage.device_obeys()
+    stage.step(0)
+    assert stage.log.names() == [
+        "cvq.command.received",
+        "cvq.command.forwarded",
+        "cvq.command.acked",
+        "state.changed",
+    ]
+    assert {event.fields["command_id"] for event in stage.log.events} == {1}
+    moments = [event.mono_ns or 0 for event in stage.log.events]
+    assert moments == sorted(moments)
+    assert stage.log.of("state.changed")[0]["digest"] == stage.ledger.state.digest()
