@@ -28,12 +28,6 @@ if TYPE_CHECKING:
 HERE = Path(__file__).resolve().parent
 CHECKOUT = HERE.parents[1]
 
-#: Debian packages that building and booting need, as ``apt-get install`` takes them.
-HOST_PACKAGES = (
-    *("gcc", "libc6-dev", "make", "patch", "tar", "xz-utils", "zstd"),
-    *("qemu-system-x86", "iproute2"),
-)
-
 # Debian 12 (security suite) and Debian 13 name the same series differently
 _META_PACKAGES = ("linux-image-6.12-amd64", "linux-image-amd64")
 _SOURCE_PACKAGE = "linux-source-6.12"
@@ -60,6 +54,9 @@ _STOCK = (
     "drivers/vhost/vhost",
     "drivers/vhost/vhost_vdpa",
 )
+
+
+_SCRATCH = "kernel-build-"
 
 
 class KernelImage(NamedTuple):
@@ -133,7 +130,7 @@ def _find_packages() -> _Packages:
 
 def _build(packages: _Packages, folder: Path) -> None:
     """Everything happens in a scratch folder beside the result; only the finished result is moved."""
-    scratch = Path(tempfile.mkdtemp(prefix="kernel-build-", dir=folder.parent))
+    scratch = Path(tempfile.mkdtemp(prefix=_SCRATCH, dir=folder.parent))
     try:
         root = _unpack(packages, scratch)
         modules = root / "lib/modules" / packages.release / "kernel"
@@ -145,8 +142,17 @@ def _build(packages: _Packages, folder: Path) -> None:
         (result / "vmlinux").write_bytes(_vmlinux((root / f"boot/vmlinuz-{packages.release}").read_bytes()))
         (result / "initramfs").write_bytes(_initramfs(modules, built, _build_init(scratch)))
         result.rename(folder)
+        _forget_old(folder.parent)
     finally:
         shutil.rmtree(scratch)
+
+
+def _forget_old(cache: Path) -> None:
+    """Keep two images: this checkout's and perhaps another's."""
+    images = sorted(cache.glob("kernel-*-*"), key=lambda path: path.stat().st_mtime)
+    for image in images[:-2]:
+        if not image.name.startswith(_SCRATCH):
+            shutil.rmtree(image)
 
 
 def _unpack(packages: _Packages, scratch: Path) -> Path:

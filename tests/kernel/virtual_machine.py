@@ -4,7 +4,7 @@ QEMU in software emulation, so it runs anywhere.  The host's root is seen
 read-only under a memory layer: Python, its environment and this checkout run
 inside as they are and nothing they write survives.  Commands go to
 ``guest_agent`` over a virtio serial port that is QEMU's own standard input and
-output.  By hand: ``python tests/kernel/virtual_machine.py COMMAND…``.
+output.  By hand, in ``tests``: ``python -m kernel.virtual_machine COMMAND…``.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Self
 
-from kernel_image import CHECKOUT, HERE, kernel_image
+from kernel.kernel_image import CHECKOUT, HERE, kernel_image
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from kernel_image import KernelImage
+    from kernel.kernel_image import KernelImage
 
 #: Seconds from QEMU's start to the agent's report; 3 on an idle machine.
 BOOT_TIMEOUT = 60

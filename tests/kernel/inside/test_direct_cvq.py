@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from ring_driver import MAC_SET, PAGE, READY, SIZE, DirectRing, negotiate
 
 from cvqd.wire.split_ring import DESC_NEXT, DESC_WRITE, Descriptor
 from cvqd.wire.virtio import Status
+from kernel.ring_driver import MAC_SET, PAGE, READY, SIZE, DirectRing, negotiate
 
 MAC = b"\x52\x54\x11\xab\xcd\xef"
 CVQ = 2

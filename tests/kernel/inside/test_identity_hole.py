@@ -8,10 +8,10 @@ DRIVER_OK.  Here the kernel is shown to do it, and mapping to close it.  Source:
 from __future__ import annotations
 
 import pytest
-from ring_driver import MAC_SET, READY, DirectRing, negotiate
 
 from cvqd.wire.vhost_vdpa import Unmap
 from cvqd.wire.virtio import Status
+from kernel.ring_driver import MAC_SET, READY, DirectRing, negotiate
 
 MAC = b"\x52\x54\x11\xab\xcd\xef"
 CVQ = 2
