@@ -35,10 +35,10 @@ from cvqd.core.start_rule import Readiness, wants_start, wants_stop
 from cvqd.errors import DeviceError, FrontendError, GuestError
 from cvqd.host.backend_channel import send_config_change
 from cvqd.host.bridge import CallBridge
-from cvqd.host.doorbell import DoorbellSet
+from cvqd.host.doorbell import DoorbellSet, drain
 from cvqd.host.shared_memory import map_guest
 from cvqd.run import GuestRing
-from cvqd.wire.vhost_user import DescriptorKind
+from cvqd.wire.vhost_user import DescriptorKind, FrontRequest
 from cvqd.wire.virtio import Feature
 
 if TYPE_CHECKING:
@@ -64,6 +64,8 @@ class Backend:
         #: kick descriptors of rings that do not run, and whether one rang since the last stop
         self._kicks = DoorbellSet()
         self._kicked = False
+        #: rings that a front-end without SET_VRING_ENABLE left, until they get another kick descriptor
+        self._left: set[int] = set()
         self._busy = trio.Lock()
 
     @property
@@ -119,11 +121,29 @@ class Backend:
         while (message := await connection.receive()) is not None:
             async with self._busy:
                 effect = session.receive(message)
-                result = await self._perform(session, effect, message.name) if effect is not None else None
+                if effect is not None:
+                    result = await self._perform(session, effect, message.name)
+                else:
+                    result = await self._take_barrier(session, message.request)
                 await self._settle(session, connection)
                 reply = session.reply(message, result)
             if reply is not None:
                 await connection.send(reply)
+
+    async def _take_barrier(self, session: Session, request: int) -> None:
+        """GET_FEATURES is all that virtio_uml says before it frees its rings, unless bit 30 was acknowledged.
+
+        Then it disables none of them (``vhost_user_set_vring_enable``, arch/um/drivers/virtio_uml.c).
+        """
+        if request == FrontRequest.GET_FEATURES and session.implicit_enable and self._owner.running:
+            self._left.update(self._owner.running)
+            await self._stop(session, "a front-end without SET_VRING_ENABLE may free its rings now")
+            self._owner.driver_left()
+            for ring in session.rings.values():
+                if ring.kick is not None:
+                    # only a kick from now on says that it was a mere barrier and the rings are in use
+                    drain(ring.kick.fileno())
+                    self._kicks.add(ring.kick.fileno())
 
     async def _await_kick(self, session: Session, connection: Connection) -> None:
         """A kick may be the first sign that a front-end has set up all the rings it will."""
@@ -131,6 +151,7 @@ class Backend:
             await self._kicks.wait()
             async with self._busy:
                 self._kicked = True
+                self._left.clear()
                 await self._settle(session, connection)
 
     async def _perform(self, session: Session, effect: Effect, request: str) -> Result:
@@ -151,6 +172,7 @@ class Backend:
             case RingConfigured(index) if index in owner.running:
                 await self._stop(session, f"{request} changes ring {index}")
             case RingDescriptorChanged(index, RingDescriptor.KICK, old):
+                self._left.discard(index)
                 self._watch(old, session.rings[index].kick)
                 await self._rebind(session, index)
             case RingDescriptorChanged(index, RingDescriptor.CALL):
@@ -226,7 +248,7 @@ class Backend:
         return Readiness(
             features_set=session.features_set,
             status=session.status if session.status_negotiated else None,
-            complete=frozenset(index for index in session.rings if _translatable(session, index)),
+            complete=frozenset(i for i in session.rings if i not in self._left and _translatable(session, i)),
             enabled=frozenset(index for index, ring in session.rings.items() if ring.enabled),
             expected=data if cvq is None else data | {cvq},
             cvq=cvq,
@@ -301,6 +323,7 @@ class Backend:
         for ring in session.rings.values():
             self._watch(ring.kick, None)
         self._kicked = False
+        self._left.clear()
         self._session = None
         session.close()
         self._log.emit("frontend.disconnected", reason=reason)

@@ -170,7 +170,7 @@ _FILE: Final = Section(
             "targets",
             MapOf(DEVICE, instance_name),
             {},
-            "devices that the guest may be moved to, by name; same form as `device`",
+            "devices for the guest to be moved to, by name, as `device`; checked, not used yet",
             "none",
         ),
         _group(
@@ -207,7 +207,7 @@ _FILE: Final = Section(
         _group(
             "state",
             StateConfig,
-            Field("directory", scalars.path(), "/var/lib/cvqd/{instance}", "where tracked state is kept"),
+            Field("directory", scalars.path(), "/var/lib/cvqd/{instance}", "where tracked state will be kept; checked, not used yet"),
         ),
         _group(
             "log",

@@ -64,6 +64,11 @@ class Session:
         return self._state.agreed.features_set
 
     @property
+    def implicit_enable(self) -> bool:
+        """Bit 30 was not acknowledged: every ring is enabled, and none will ever be disabled."""
+        return self._state.implicit_enable
+
+    @property
     def protocol_features(self) -> int:
         """Protocol features as acknowledged."""
         return self._state.agreed.protocol_features

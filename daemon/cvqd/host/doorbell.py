@@ -34,6 +34,13 @@ def ring(fd: int) -> None:
             raise
 
 
+def drain(fd: int) -> None:
+    """Forget how often an eventfd rang, so that the next ``DoorbellSet.add`` starts from silence."""
+    os.set_blocking(fd, False)
+    with contextlib.suppress(BlockingIOError):
+        os.eventfd_read(fd)
+
+
 class Doorbell:
     """An eventfd of our own."""
 
