@@ -53,7 +53,7 @@ def test_a_command_without_its_feature_is_refused(command):
     ("command", "rule"),
     [
         (Unknown(9, 0), "command.unknown"),
-        (Unknown(4, 1), "command.unknown"),
+        (Unknown(4, 3), "command.unknown"),
         (RxModeSet(RxMode.PROMISC, 2), "rx.value"),  # §5.1.6.5.1: the data is 0 or 1
         (MacAddrSet(bytes(6)), "mac.not_unicast"),
         (MacAddrSet(bytes.fromhex("01005e000001")), "mac.not_unicast"),

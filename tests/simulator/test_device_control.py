@@ -145,7 +145,7 @@ def test_a_reset_forgets_commands_and_restores_the_configured_address(control):
         (b"\x02\x00\x00\x00\x00", "vlan.add"),
         (b"\x03\x00\x00", "announce.ack"),
         (b"\x04\x00", "mq.vq_pairs_set"),
-        (b"\x04\x01", "mq.1"),
+        (b"\x04\x01", "mq.rss_config"),
         (b"\x63\x07", "class_99.7"),
     ],
 )

@@ -18,7 +18,6 @@ from cvqd.wire.net_control import (
     MacAddrSet,
     MacTableSet,
     RxModeSet,
-    Unknown,
     VlanAdd,
     VlanDel,
     VqPairsSet,
@@ -74,8 +73,10 @@ class Policy:
                     if not state.announce:
                         raise GuestError("announce.not_asked", "no announcement is pending")
                     return Route.LOCAL
-            case MacTableSet() | Unknown():
+            case MacTableSet():
                 pass
+            case _:
+                raise GuestError("command.unknown", command.name)
         return Route.DEVICE
 
     @staticmethod

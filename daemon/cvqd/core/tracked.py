@@ -19,7 +19,6 @@ from cvqd.wire.net_control import (
     MacTableSet,
     RxMode,
     RxModeSet,
-    Unknown,
     VlanAdd,
     VlanDel,
     VqPairsSet,
@@ -64,7 +63,7 @@ class TrackedState(NamedTuple):
                 return self._replace(pairs=pairs)
             case AnnounceAck():
                 return self._replace(announce=False)
-            case Unknown():
+            case _:
                 return self
 
     def digest(self) -> str:

@@ -24,6 +24,7 @@ from cvqd.wire.net_control import (
     VlanDel,
     VqPairsSet,
     decode,
+    name_of,
 )
 from cvqd.wire.virtio import Feature
 
@@ -105,13 +106,7 @@ class Control:
     @staticmethod
     def name(request: bytes) -> str:
         """Log name of a request, also of one that cannot be obeyed."""
-        if len(request) < 2:
-            return HEADERLESS
-        try:
-            return decode(request).name
-        except GuestError:
-            # the header is good, the length is not: a bare header is enough to name it
-            return _named_by_header(request)
+        return name_of(request) if len(request) >= 2 else HEADERLESS
 
     def execute(self, request: bytes) -> int:
         """Obey a request or refuse it; the ack byte.  A refusal changes nothing."""
@@ -145,19 +140,3 @@ class Control:
             case _:
                 return False
         return True
-
-
-#: headers of the commands whose length decode checks
-_NAMES: Final = {
-    **{RxModeSet(mode, 0).encode()[:2]: RxModeSet(mode, 0).name for mode in RxMode},
-    MacTableSet((), ()).encode()[:2]: MacTableSet.name,
-    MacAddrSet(bytes(6)).encode()[:2]: MacAddrSet.name,
-    VlanAdd(0).encode()[:2]: VlanAdd.name,
-    VlanDel(0).encode()[:2]: VlanDel.name,
-    AnnounceAck().encode()[:2]: AnnounceAck.name,
-    VqPairsSet(1).encode()[:2]: VqPairsSet.name,
-}
-
-
-def _named_by_header(request: bytes) -> str:
-    return _NAMES[request[:2]]
