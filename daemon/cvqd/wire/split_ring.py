@@ -20,6 +20,9 @@ DESC_NEXT: Final = 1
 DESC_WRITE: Final = 2
 DESC_INDIRECT: Final = 4
 
+#: available ring: no call is wanted; used ring: no kick, virtio 1.3 §2.7.7, §2.7.10
+NO_NOTIFICATION: Final = 1
+
 MAX_SIZE: Final = 32768
 
 DESCRIPTOR: Final = struct.Struct("<QIHH")
@@ -55,6 +58,11 @@ def ring_sizes(num: int) -> RingSizes:
     return RingSizes(16 * num, 6 + 2 * num, 6 + 8 * num)
 
 
+def crossed(event: int, new: int, old: int) -> bool:
+    """Whether an index that went from ``old`` to ``new`` has passed ``event``, virtio 1.3 §2.7.7.2."""
+    return (new - event - 1) & 0xFFFF < (new - old) & 0xFFFF
+
+
 class SplitRing:
     """A live split ring of ``num`` descriptors over three byte windows.
 
@@ -70,7 +78,7 @@ class SplitRing:
         self._mask = num - 1
         self._descriptors = descriptors
         self._available = available.cast("H")
-        self._used_index = used.cast("H")
+        self._used = used.cast("H")
         self._used_elements = used[: 4 + 8 * num].cast("I")
 
     # device side
@@ -101,13 +109,49 @@ class SplitRing:
     @property
     def used_index(self) -> int:
         """Free-running index of the next used element the device will publish."""
-        return self._used_index[1]
+        return self._used[1]
 
     @used_index.setter
     def used_index(self, index: int) -> None:
-        self._used_index[1] = index & 0xFFFF
+        self._used[1] = index & 0xFFFF
+
+    @property
+    def driver_flags(self) -> int:
+        """``NO_NOTIFICATION`` or 0; means nothing with EVENT_IDX."""
+        return self._available[0]
+
+    @driver_flags.setter
+    def driver_flags(self, flags: int) -> None:
+        self._available[0] = flags
+
+    @property
+    def used_event(self) -> int:
+        """Used index at which the driver wants to be called; means something with EVENT_IDX only."""
+        return self._available[2 + self.num]
+
+    @used_event.setter
+    def used_event(self, index: int) -> None:
+        self._available[2 + self.num] = index & 0xFFFF
 
     # driver side
+
+    @property
+    def device_flags(self) -> int:
+        """``NO_NOTIFICATION`` or 0; means nothing with EVENT_IDX."""
+        return self._used[0]
+
+    @device_flags.setter
+    def device_flags(self, flags: int) -> None:
+        self._used[0] = flags
+
+    @property
+    def available_event(self) -> int:
+        """Available index at which the device wants to be kicked; means something with EVENT_IDX only."""
+        return self._used[2 + 4 * self.num]
+
+    @available_event.setter
+    def available_event(self, index: int) -> None:
+        self._used[2 + 4 * self.num] = index & 0xFFFF
 
     def put_descriptor(self, index: int, descriptor: Descriptor) -> None:
         """Fill descriptor ``index``; not visible before ``available_index`` moves past its chain."""
