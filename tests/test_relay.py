@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+
 from cvqd.core.address_space import AddressSpace
 from cvqd.core.guest_queue import Chain, GuestQueue
 from cvqd.core.policy import Policy
 from cvqd.core.shadow_queue import ShadowLayout, ShadowQueue
 from cvqd.core.tracked import Ledger, TrackedState
 from cvqd.journal import Journal
-from cvqd.relay import Relay
+from cvqd.relay import SILENCE, Relay
 from cvqd.testing.events import EventRecorder
 from cvqd.wire.net_control import (
     AnnounceAck,
@@ -24,6 +29,9 @@ from cvqd.wire.split_ring import SplitRing, ring_sizes
 from cvqd.wire.vhost_vdpa import Access
 from cvqd.wire.virtio import Feature, mask_of
 from ring_memory import RingMemory, no_fence
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 MAC = bytes.fromhex("525400000001")
 OTHER = bytes.fromhex("525400000002")
@@ -252,3 +260,79 @@ def test_the_log_tells_each_step_with_one_command_id():
     moments = [event.mono_ns or 0 for event in stage.log.events]
     assert moments == sorted(moments)
     assert stage.log.of("state.changed")[0]["digest"] == stage.ledger.state.digest()
+
+
+class ScriptedDoorbells:
+    """Stands in for ``DoorbellSet``: each wait is the next step of a test; the last one ends it."""
+
+    class Over(Exception):  # noqa: N818
+        pass
+
+    def __init__(self, *waits: Callable[[], list[int]]) -> None:
+        self.kicked = False
+        self.until: list[float | None] = []
+        self._waits = list(waits)
+
+    def rang(self) -> bool:
+        return self.kicked
+
+    async def wait(self, deadline: float | None = None) -> list[int]:
+        self.until.append(deadline)
+        self.kicked = False
+        if not self._waits:
+            raise self.Over
+        return self._waits.pop(0)()
+
+
+async def run_until_over(stage: Stage, doorbells: ScriptedDoorbells) -> None:
+    with pytest.raises(ScriptedDoorbells.Over):
+        await stage.relay.run(doorbells)
+
+
+async def test_a_guest_that_kicks_again_is_served_before_the_lines_of_its_last_command():
+    stage = Stage()
+    told = []
+
+    def the_device_answers_and_the_guest_kicks_again() -> list[int]:
+        stage.device_obeys()
+        stage.send(VlanAdd(1))
+        return [1]
+
+    def the_second_is_with_the_device() -> list[int]:
+        told.append(len(stage.log.events))
+        assert stage.device_obeys() == [VlanAdd(1)]
+        doorbells.kicked = True
+        return [1]
+
+    def a_kick_cut_the_telling_short() -> list[int]:
+        told.append(len(stage.log.events))
+        return [1]
+
+    doorbells = ScriptedDoorbells(
+        the_device_answers_and_the_guest_kicks_again,
+        the_second_is_with_the_device,
+        a_kick_cut_the_telling_short,
+    )
+    stage.send(MacAddrSet(OTHER))
+    await run_until_over(stage, doorbells)
+    assert told == [0, 1]
+    assert stage.answers() == [0, 0]
+    assert [event.fields["command_id"] for event in stage.log.events] == [1, 1, 2, 2, 1, 1, 2, 2]
+
+
+async def test_lines_that_wait_for_a_device_are_told_after_a_moment_of_silence():
+    stage = Stage()
+    told = []
+
+    def nothing_rings() -> list[int]:
+        told.append(stage.log.names())
+        return []
+
+    doorbells = ScriptedDoorbells(nothing_rings, nothing_rings)
+    stage.send(MacAddrSet(OTHER))
+    begun = trio.current_time()
+    await run_until_over(stage, doorbells)
+    assert told == [[], ["cvq.command.received", "cvq.command.forwarded"]]
+    first, second = doorbells.until[:2]
+    assert begun + SILENCE <= first < begun + 1
+    assert second >= begun + 1, "then only the deadline is left to wait for"

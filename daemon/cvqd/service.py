@@ -147,6 +147,8 @@ def limits(config: Config) -> Limits:
 
 def instance_status(instance: str, owner: Owner, backend: Backend, journal: Journal) -> Status:
     """Everything that is known now."""
+    # a busy guest's last commands may not be counted yet
+    journal.tell()
     device = owner.device
     phase: Phase = "running" if owner.running else "connected" if backend.connected else "waiting"
     return {
