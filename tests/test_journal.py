@@ -1,0 +1,42 @@
+"""Notes that wait: who goes before them and for how long."""
+
+from __future__ import annotations
+
+from cvqd.core.guest_queue import Chain
+from cvqd.journal import BACKLOG, Journal, Pending
+from cvqd.testing.events import EventRecorder
+from cvqd.wire.net_control import OK, VlanAdd
+
+
+def noted(count: int) -> tuple[Journal, EventRecorder]:
+    log = EventRecorder()
+    journal = Journal(log)
+    for number in range(count):
+        pending = Pending(number, Chain(0), VlanAdd(1).encode(), 1.0)
+        pending.command, pending.ack = VlanAdd(1), OK
+        journal.answered(pending)
+    return journal, log
+
+
+def told(log: EventRecorder) -> list[object]:
+    return [event.fields["command_id"] for event in log.events]
+
+
+def test_telling_stops_when_interrupted_and_goes_on_in_order():
+    journal, log = noted(5)
+    answers = iter([False, True])
+    journal.tell(lambda: next(answers))
+    assert told(log) == [0, 1]
+    journal.tell(lambda: True)
+    assert told(log) == [0, 1, 2], "however busy the guest is, the log gets on"
+    journal.tell()
+    assert told(log) == [0, 1, 2, 3, 4]
+    assert journal.answers["vlan.add", "ok"] == 5
+
+
+def test_a_guest_that_never_pauses_cannot_make_notes_pile_up():
+    journal, log = noted(BACKLOG + 100)
+    journal.tell(lambda: True)
+    assert told(log) == list(range(101))
+    journal.tell(lambda: True)
+    assert len(log.events) == 102
