@@ -28,11 +28,8 @@ class Negotiation:
         self.features = 0
         self.backend = 0
         self.suspended = False
-
-    @property
-    def driver_ok(self) -> bool:
-        """The driver has set DRIVER_OK."""
-        return bool(self.status & Status.DRIVER_OK)
+        #: the driver has set DRIVER_OK; kept beside ``status`` because every kick asks
+        self.driver_ok = False
 
     @property
     def running(self) -> bool:
@@ -48,6 +45,7 @@ class Negotiation:
         self.status = 0
         self.features = 0
         self.suspended = False
+        self.driver_ok = False
 
     def set_features(self, features: int) -> None:
         """Acknowledge features; EBUSY after FEATURES_OK, EINVAL for a set the device refuses."""
@@ -80,6 +78,7 @@ class Negotiation:
         if status & Status.DRIVER_OK and not status & Status.FEATURES_OK:
             self._refuse_status(status, "DRIVER_OK without FEATURES_OK")
         self.status = status
+        self.driver_ok = bool(status & Status.DRIVER_OK)
 
     def _objection(self, features: int) -> str:
         if features & ~self._spec.offered_features:
