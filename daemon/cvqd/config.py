@@ -207,7 +207,12 @@ _FILE: Final = Section(
         _group(
             "state",
             StateConfig,
-            Field("directory", scalars.path(), "/var/lib/cvqd/{instance}", "where tracked state will be kept; checked, not used yet"),
+            Field(
+                "directory",
+                scalars.path(),
+                "/var/lib/cvqd/{instance}",
+                "where tracked state will be kept; checked, not used yet",
+            ),
         ),
         _group(
             "log",

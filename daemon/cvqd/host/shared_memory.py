@@ -21,7 +21,7 @@ F_SEAL_SEAL: Final = 1
 F_SEAL_SHRINK: Final = 2
 F_SEAL_GROW: Final = 4
 
-# <linux/membarrier.h>: MEMBARRIER_CMD_GLOBAL_EXPEDITED issues smp_mb() for the caller, kernel/sched/membarrier.c
+# MEMBARRIER_CMD_GLOBAL_EXPEDITED issues smp_mb() for the caller (kernel/sched/membarrier.c)
 _MEMBARRIER_GLOBAL_EXPEDITED: Final = 2
 _SYS_MEMBARRIER: Final = {"aarch64": 283, "riscv64": 283, "x86_64": 324}
 
