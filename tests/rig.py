@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+import pytest
 import trio
 import trio.testing
 
@@ -33,15 +34,15 @@ from cvqd.wire.vhost_user import DescriptorKind
 from cvqd.wire.virtio import Feature, mask_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from cvqd.testing.sequences import GuestSetup
 
 MAC_A = bytes.fromhex("525400aa0001")
 MAC_B = bytes.fromhex("525400bb0002")
 BROADCAST = b"\xff" * 6
-#: seconds that no test's story takes
-_PATIENCE = 1000.0
+#: seconds that no test's story takes on the wall clock; a mock clock needs some place to jump to
+_PATIENCE, _MOCK_PATIENCE = 20.0, 1000.0
 #: control features, which QEMU keeps to itself: it serves the control queue of its network device
 CONTROL_FEATURES = mask_of(
     Feature.CTRL_VQ, Feature.CTRL_RX, Feature.CTRL_RX_EXTRA, Feature.CTRL_VLAN, Feature.CTRL_MAC_ADDR
@@ -62,6 +63,15 @@ def frame(destination: bytes, payload: bytes = b"payload", vlan: int | None = No
 async def settled() -> None:
     """Wait until nobody has anything to do."""
     await trio.testing.wait_all_tasks_blocked()
+
+
+def _run_jumping(main: Callable[..., Any], **options: Any) -> Any:
+    options["clock"] = trio.testing.MockClock(autojump_threshold=0)
+    return trio.run(main, **options)
+
+
+#: decorator of tests on a clock that jumps to the next deadline when nobody has anything to do
+jumping_clock = pytest.mark.trio(run=_run_jumping)
 
 
 class Rig:
@@ -92,8 +102,8 @@ class Rig:
         log = log or EventRecorder()
         limits = Limits(require_isolation, deadline, max_command, mac)
         path = str(directory / "vm0.sock")
-        # somewhere for a mock clock to jump to: a test that waits for nothing fails at once
-        with trio.fail_after(_PATIENCE):
+        jumps = isinstance(trio.lowlevel.current_clock(), trio.testing.MockClock)
+        with trio.fail_after(_MOCK_PATIENCE if jumps else _PATIENCE):
             async with trio.open_nursery() as outer:
                 device = await SimulatedDevice.open(spec or SimulatorSpec(max_queue_pairs=2), log, outer)
                 try:

@@ -8,11 +8,11 @@ control queue apart shows what the isolation is worth.
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from typing import TYPE_CHECKING
 
 import pytest
+import trio
 import yaml
 
 from cvqd.errors import IsolationError
@@ -33,14 +33,11 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    import trio
 
 SECRET = b"only the daemon and its device may know this"
 SINGLE = SimulatorSpec(max_queue_pairs=2, groups=Groups.SINGLE)
 #: Ethernet header that every filter lets through
 HEADER = BROADCAST + bytes.fromhex("525400ee0001") + b"\x88\xb5"
-
-pytestmark = pytest.mark.usefixtures("autojump_clock")
 
 
 class Canaries:
@@ -318,19 +315,16 @@ async def test_require_refuses_a_device_that_cannot_isolate(nursery: trio.Nurser
         ({"address_spaces": 1}, "the device has 1 address space, two are needed"),
     ],
 )
-def test_a_daemon_that_cannot_isolate_exits_78_and_says_why(
+async def test_a_daemon_that_cannot_isolate_exits_78_and_says_why(
     tmp_path: Path, shape: dict[str, object], reason: str
 ) -> None:
     path = tmp_path / "vm0.yaml"
     path.write_text(yaml.safe_dump(simulator_config(tmp_path, **shape)))
-    ended = subprocess.run(
-        [sys.executable, "-m", "cvqd", "run", "--config", str(path)],
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
+    with trio.fail_after(30):
+        ended = await trio.run_process(
+            [sys.executable, "-m", "cvqd", "run", "--config", str(path)], capture_stderr=True, check=False
+        )
     assert ended.returncode == 78
-    assert reason in ended.stderr
-    assert '"isolation.refused"' in ended.stderr
+    assert reason.encode() in ended.stderr
+    assert b'"isolation.refused"' in ended.stderr
     assert not (tmp_path / "vm0.sock").exists()

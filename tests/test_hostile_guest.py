@@ -26,8 +26,6 @@ UNTOUCHED = 0xEE
 N, W, X = DESC_NEXT, DESC_WRITE, DESC_INDIRECT
 GOOD = MacAddrSet(MAC_A).encode()
 
-pytestmark = pytest.mark.usefixtures("autojump_clock")
-
 
 @pytest.fixture
 async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
