@@ -33,11 +33,13 @@ async def replay(
     DeviceError names the first command that the device refused, or did not
     answer within ``deadline`` seconds of the last progress.
     """
-    sent = answered = 0
+    sent = 0
+    open_places: set[int] = set()
     expires = trio.current_time() + deadline
-    while answered < len(commands):
+    while sent < len(commands) or open_places:
         while sent < len(commands) and shadow.free:
             shadow.submit(sent, commands[sent].encode(), expires)
+            open_places.add(sent)
             sent += 1
         if shadow.publish():
             kick_device()
@@ -45,10 +47,12 @@ async def replay(
         for place, ack, _ in shadow.reap():
             if ack != OK:
                 raise _failed(commands, place, EIO, f"acknowledged with {ack}")
-            answered += 1
+            open_places.discard(place)
             expires = trio.current_time() + deadline
         if trio.current_time() >= expires:
-            raise _failed(commands, answered, ETIMEDOUT, f"no answer within {deadline:g} s")
+            raise _failed(
+                commands, min(open_places, default=sent), ETIMEDOUT, f"no answer within {deadline:g} s"
+            )
 
 
 def _failed(commands: Sequence[Command], place: int, errno: int, what: str) -> DeviceError:
