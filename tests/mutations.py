@@ -113,6 +113,7 @@ class RecordingQueue(GuestQueue):
 
     def __init__(self, ring: SplitRing, memory: AddressSpace) -> None:
         super().__init__(ring, memory, no_fence)
+        self._live = ring
         self.popped: list[int] = []
         self.pushed: list[int] = []
 
@@ -127,7 +128,7 @@ class RecordingQueue(GuestQueue):
         assert written in (0, 1)
         super().push(chain, written)
         # at once: the guest may have named the ring itself as the place for a later answer
-        assert self._ring.used_element(self._next_used - 1) == (chain.head, written)
+        assert self._live.used_element(self._ring._next_used - 1) == (chain.head, written)
 
 
 class Device:

@@ -17,7 +17,7 @@ from cvqd.wire.net_control import ERR, NAMES, OK, Command, name_of
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from cvqd.core.guest_queue import Chain
+    from cvqd.core.chain import Chain
     from cvqd.core.tracked import TrackedState
     from cvqd.errors import GuestError
     from cvqd.events import EventLog

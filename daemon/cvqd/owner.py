@@ -249,7 +249,7 @@ class Owner:
             # a device that cannot say where it stopped has finished what it used
             bases = {plan.index: self._used_index(plan.num, plan.addresses) for plan in run.plan.data}
         if run.guest is not None and run.guest_cvq is not None:
-            bases[run.guest_cvq.index] = run.guest.next_available
+            bases[run.guest_cvq.index] = run.guest.base
         self._ledger = Ledger(self.state)
         self._log.emit("device.stopped", how=how, reason=reason)
         return bases

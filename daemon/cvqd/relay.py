@@ -29,10 +29,11 @@ from cvqd.wire.net_control import ERR, OK, Command, decode
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from cvqd.core.guest_queue import Chain, GuestQueue
+    from cvqd.core.chain import Chain
+    from cvqd.core.guest_queue import GuestQueue
     from cvqd.core.policy import Policy
     from cvqd.core.shadow_queue import ShadowQueue
-    from cvqd.core.tracked import Ledger
+    from cvqd.core.ledger import Ledger
     from cvqd.host.doorbell import DoorbellSet
     from cvqd.journal import Journal
 
@@ -150,7 +151,7 @@ class Relay:
 
     def _send(self, pending: Pending, command: Command) -> bool:
         """Judge one command and send it on its way; False if it has to wait for others."""
-        if self._policy.waits(command) and self._shadow.in_flight:
+        if self._widening or (self._policy.waits(command) and self._shadow.in_flight):
             return False
         try:
             route = self._policy.judge(command, self._ledger.state)
@@ -163,7 +164,10 @@ class Relay:
             return True
         if not self._shadow.free:
             return False
-        self._shadow.submit(pending.id, pending.data, pending.deadline)
+        answer = command.answer_length
+        if answer > ACK:
+            answer = min(answer, pending.chain.writable_length)
+        self._shadow.submit(pending.id, pending.data, pending.deadline, answer)
         self._sent[pending.id] = pending
         self._ledger.submitted(pending.id, command)
         self._journal.forwarded(pending)
@@ -171,9 +175,15 @@ class Relay:
 
     def _collect(self, now: float) -> None:
         """Take the device's answers; give up on those whose time has passed."""
-        for command_id, ack, late in self._shadow.reap():
-            pending = self._sent.pop(command_id)
+        for token, ack, late, result in self._shadow.reap():
+            pending = self._sent.pop(token)
+            if pending.widening is not None:
+                self._widened(pending, acked=ack == OK)
+                continue
+            if isinstance(pending.command, MacTableSet) and self._widen(pending, pending.command, ack):
+                continue
             pending.ack = ERR if ack is None else ack
+            pending.result = result
             if ack is None:
                 # given back without a status: nobody can say whether it was executed
                 self._ledger.lost(pending.id)
@@ -181,9 +191,10 @@ class Relay:
                 pending.state = self._ledger.answered(pending.id, acked=ack == OK)
             if late:
                 self._journal.late(pending)
-        for command_id in self._shadow.expire(now):
-            self._sent[command_id].expire()
-            self._ledger.expired(command_id)
+        for token in self._shadow.expire(now):
+            pending = self._sent[token]
+            pending.expire()
+            self._ledger.expired(pending.id)
         for reason, detail in self._shadow.take_faults():
             self._journal.fault(reason, detail)
 
@@ -193,7 +204,7 @@ class Relay:
             return
         while self._open and (ack := self._open[0].ack) is not None:
             pending = self._open.popleft()
-            written = pending.chain.write(bytes((ack,)))
+            written = pending.chain.write(bytes((ack,)) + pending.result)
             self._guest.push(pending.chain, written)
             pending.chain.release()
             self._journal.answered(pending)

@@ -44,7 +44,7 @@ async def replay(
         if shadow.publish():
             kick_device()
         await doorbells.wait(expires)
-        for place, ack, _ in shadow.reap():
+        for place, ack, _, _ in shadow.reap():
             if ack != OK:
                 raise _failed(commands, place, EIO, f"acknowledged with {ack}")
             open_places.discard(place)

@@ -61,7 +61,7 @@ def test_it_goes_on_where_it_is_told_and_where_the_used_ring_stands():
         guest.push(chain, round_)
         guest.publish()
     assert memory.ring.used_index == 4
-    assert guest.next_available == 4
+    assert guest.base == 4
     assert memory.ring.used_element(3)[1] == 5
 
 

@@ -59,7 +59,7 @@ def test_a_command_reaches_the_device_and_its_answer_comes_back():
     assert chain.read(100) == b"command"
     assert pair.shadow.reap() == []
     pair.give(chain, b"\1")
-    assert pair.shadow.reap() == [(7, 1, False)]
+    assert pair.shadow.reap() == [(7, 1, False, b"")]
     assert pair.shadow.take_faults() == []
 
 
@@ -83,7 +83,7 @@ def test_indices_wrap():
         pair.shadow.submit(token, b"x", deadline=1)
         pair.shadow.publish()
         pair.give(pair.take())
-        assert pair.shadow.reap() == [(token, 0, False)]
+        assert pair.shadow.reap() == [(token, 0, False, b"")]
 
 
 def test_an_expired_command_keeps_its_slot_until_the_device_gives_it_back():
@@ -98,13 +98,13 @@ def test_an_expired_command_keeps_its_slot_until_the_device_gives_it_back():
     assert pair.shadow.expire(10) == [], "once"
     assert (pair.shadow.deadline, pair.shadow.quarantined, pair.shadow.in_flight) == (11, 1, 1)
     pair.give(quick)
-    assert pair.shadow.reap() == [(2, 0, False)]
+    assert pair.shadow.reap() == [(2, 0, False, b"")]
     assert pair.shadow.free == 1, "the quarantined slot is not used again"
     pair.shadow.submit(3, b"next", deadline=20)
     pair.shadow.publish()
     assert slow.read(10) == b"slow", "its buffer is untouched"
     pair.give(slow)
-    assert pair.shadow.reap() == [(1, 0, True)]
+    assert pair.shadow.reap() == [(1, 0, True, b"")]
     assert pair.shadow.quarantined == 0
 
 
@@ -119,7 +119,7 @@ def test_an_id_that_comes_twice_is_a_fault_and_answers_nothing():
     chain = pair.take()
     pair.give(chain)
     pair.give(chain)
-    assert pair.shadow.reap() == [(1, 0, False)]
+    assert pair.shadow.reap() == [(1, 0, False, b"")]
     assert faults(pair) == ["used.id"]
 
 
@@ -136,7 +136,7 @@ def test_an_id_that_comes_twice_later_does_not_answer_the_next_command():
     assert pair.shadow.reap() == []
     assert faults(pair) == ["used.id"]
     pair.give(pair.take())
-    assert pair.shadow.reap() == [(2, 0, False)]
+    assert pair.shadow.reap() == [(2, 0, False, b"")]
 
 
 @pytest.mark.parametrize("head", [1, 2, 6, 8, 0xFFFF_FFFF])
@@ -165,7 +165,7 @@ def test_a_command_given_back_without_a_status_has_none(ack, written, fault):
     pair.shadow.submit(1, b"x", deadline=1)
     pair.shadow.publish()
     pair.give(pair.take(), ack, written)
-    assert pair.shadow.reap() == [(1, None, False)]
+    assert pair.shadow.reap() == [(1, None, False, b"")]
     assert faults(pair) == [fault]
     assert pair.shadow.free == 4
 
@@ -179,3 +179,19 @@ def test_a_used_index_that_jumps_breaks_the_queue_for_good():
     assert pair.shadow.broken
     assert pair.shadow.free == 0
     assert pair.shadow.expire(1) == [1], "what was in flight still ends"
+
+
+def test_a_result_comes_back_behind_its_ack_and_no_longer_than_it_was_asked_for():
+    pair = Pair(num=2)
+    for answer, given in [(9, b"\0" + bytes(range(8))), (5, b"\0abc"), (1, b"\1")]:
+        pair.shadow.submit(1, b"ask", deadline=1, answer=answer)
+        pair.shadow.publish()
+        chain = pair.take()
+        assert chain.writable_length == answer
+        pair.give(chain, given)
+        assert pair.shadow.reap() == [(1, given[0], False, given[1:])]
+    pair.shadow.submit(2, b"x", deadline=1)
+    pair.shadow.publish()
+    pair.give(pair.take(), b"\0", written=2)
+    assert pair.shadow.reap() == [(2, None, False, b"")], "a byte that was not the device's to write"
+    assert faults(pair) == ["used.length"]

@@ -1,10 +1,13 @@
-"""The device side of a split virtqueue: chains that a driver published, popped and given back.
+"""The device side of a virtqueue: chains that a driver published, popped and given back.
 
 The driver is untrusted and shares the memory: every index and descriptor is
 copied once and the copy checked.  A *malformed chain* is still returned, with
 ``fault`` set and whatever was valid before it, so that it can be answered and
 given back; a *broken queue* (an index that jumps, a head outside the table)
 cannot be followed any further and raises.
+
+Nothing is held back: a driver is always asked to kick for its next buffer, so
+no notification is ever lost to a decision that came too late.
 
 The relay uses it for the guest's control queue, the simulator for every ring
 it owns.  It knows no command and no file descriptor.
@@ -14,133 +17,69 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cvqd.errors import GuestError
-from cvqd.wire.split_ring import DESC_INDIRECT, DESC_NEXT, DESC_WRITE, SplitRing
-from cvqd.wire.vhost_vdpa import Access
+from cvqd.core.chain import Chain
+from cvqd.core.packed_device_ring import PackedDeviceRing
+from cvqd.core.split_device_ring import SplitDeviceRing
+from cvqd.wire.packed_ring import INITIAL_BASE, PackedRing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from cvqd.core.address_space import AddressSpace
+    from cvqd.wire.ring_format import AnyRing
 
-
-class Chain:
-    """One popped descriptor chain: readable segments, then writable ones."""
-
-    __slots__ = ("fault", "head", "readable", "writable")
-
-    def __init__(self, head: int) -> None:
-        self.head = head
-        self.readable: list[memoryview] = []
-        self.writable: list[memoryview] = []
-        self.fault: GuestError | None = None
-
-    def release(self) -> None:
-        """Let go of the memory: who remembers the chain must not keep a guest's memory mapped."""
-        self.readable.clear()
-        self.writable.clear()
-
-    @property
-    def readable_length(self) -> int:
-        """Bytes the driver wants read."""
-        return sum(map(len, self.readable))
-
-    @property
-    def writable_length(self) -> int:
-        """Bytes the driver lets us write."""
-        return sum(map(len, self.writable))
-
-    def read(self, limit: int) -> bytes:
-        """Copy the readable bytes, at most ``limit`` of them, once."""
-        parts: list[memoryview] = []
-        for segment in self.readable:
-            parts.append(segment[:limit])
-            limit -= len(parts[-1])
-            if not limit:
-                break
-        return b"".join(parts)
-
-    def write(self, data: bytes) -> int:
-        """Write to the beginning of the writable part; the number of bytes that found room."""
-        written = 0
-        for segment in self.writable:
-            part = data[written : written + len(segment)]
-            segment[: len(part)] = part
-            written += len(part)
-            if written == len(data):
-                break
-        return written
+__all__ = ["Chain", "GuestQueue"]
 
 
 class GuestQueue:
     """Pops chains in order and gives them back in the order they are pushed.
 
-    ``memory`` translates descriptor addresses.  ``fence`` is a full memory
-    barrier.  The used index continues from the one in memory, as vhost-user
-    asks of a back-end that takes a ring over.
+    ``memory`` translates descriptor addresses.  ``base`` is where the ring goes on, as SET_VRING_BASE
+    says it; None is a ring that was never used.  ``fence`` is a barrier that orders loads with loads and
+    stores with stores; with ``event_index``, and where ``call_wanted`` is asked, a full one.
     """
 
     def __init__(
-        self, ring: SplitRing, memory: AddressSpace, fence: Callable[[], None], next_available: int = 0
+        self,
+        ring: AnyRing,
+        memory: AddressSpace,
+        fence: Callable[[], None],
+        base: int | None = None,
+        *,
+        indirect: bool = False,
+        event_index: bool = False,
     ) -> None:
-        self._ring = ring
-        self._memory = memory
-        self._fence = fence
-        #: free-running index of the next entry to fetch
-        self.next_available = next_available
-        self._next_used = ring.used_index
+        self._ring: SplitDeviceRing | PackedDeviceRing
+        if isinstance(ring, PackedRing):
+            start = INITIAL_BASE if base is None else base
+            self._ring = PackedDeviceRing(
+                ring, memory, fence, start, indirect=indirect, event_index=event_index
+            )
+        else:
+            self._ring = SplitDeviceRing(
+                ring, memory, fence, base or 0, indirect=indirect, event_index=event_index
+            )
+
+    @property
+    def base(self) -> int:
+        """Where the ring goes on, as GET_VRING_BASE says it."""
+        return self._ring.base
 
     def pop(self) -> Chain | None:
         """Fetch the next chain; None when there is none; GuestError when the queue is broken."""
-        ring = self._ring
-        pending = (ring.available_index - self.next_available) & 0xFFFF
-        if not pending:
-            return None
-        if pending > ring.num:
-            raise GuestError("queue.index", f"{pending} entries in a ring of {ring.num}")
-        # acquire: pairs with the driver's barrier between its entries and available_index
-        self._fence()
-        head = ring.available_head(self.next_available)
-        if head >= ring.num:
-            raise GuestError("queue.head", f"descriptor {head} in a table of {ring.num}")
-        self.next_available = (self.next_available + 1) & 0xFFFF
-        chain = Chain(head)
-        try:
-            self._walk(chain)
-        except GuestError as fault:
-            # a traceback would hold every view that was found on the way
-            chain.fault = fault.with_traceback(None)
-        return chain
+        return self._ring.pop()
 
     def push(self, chain: Chain, written: int) -> None:
         """Give a chain back; the driver sees it after ``publish``."""
-        self._ring.put_used(self._next_used, chain.head, written)
-        self._next_used = (self._next_used + 1) & 0xFFFF
+        self._ring.push(chain, written)
 
     def publish(self) -> None:
         """Let the driver see every pushed chain."""
-        # release: pairs with the driver's barrier between used_index and the elements
-        self._fence()
-        self._ring.used_index = self._next_used
+        self._ring.publish()
 
-    def _walk(self, chain: Chain) -> None:
-        ring, memory = self._ring, self._memory
-        index = chain.head
-        for _ in range(ring.num):
-            address, length, flags, following = ring.descriptor(index)
-            if flags & DESC_INDIRECT:
-                raise GuestError("chain.indirect", "INDIRECT_DESC was not negotiated")
-            if not length:
-                raise GuestError("chain.empty_segment", f"descriptor {index} has no bytes")
-            if flags & DESC_WRITE:
-                chain.writable += memory.slices(address, length, Access.WRITE)
-            elif chain.writable:
-                raise GuestError("chain.order", f"descriptor {index} is readable behind a writable one")
-            else:
-                chain.readable += memory.slices(address, length, Access.READ)
-            if not flags & DESC_NEXT:
-                return
-            if following >= ring.num:
-                raise GuestError("chain.next", f"descriptor {following} in a table of {ring.num}")
-            index = following
-        raise GuestError("chain.loop", f"more than {ring.num} descriptors")
+    def call_wanted(self) -> bool:
+        """Whether the driver wants to be called for what was published since this was last asked.
+
+        Asked by a device that holds calls back; a call that nobody wanted is legal.
+        """
+        return self._ring.call_wanted()

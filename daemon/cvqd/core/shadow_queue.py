@@ -1,11 +1,15 @@
 """The driver side of the shadow control queue: submit, reap, expire.
 
 Every command has a slot of its own: two descriptors, a command buffer the
-device reads, an answer buffer it writes.  The descriptors never change but
-for a length, so a slot that ran out of time stays *quarantined* (in flight,
-its buffers untouched) until the device gives it back, and its late answer is
-told apart from every other.  Slots are reused in turn, as late as possible:
-a device that completes an id twice then names a slot that is not in flight.
+device reads, an answer buffer it writes.  A slot that ran out of time stays
+*quarantined* (in flight, its buffers untouched) until the device gives it
+back, and its late answer is told apart from every other.  Slots are reused in
+turn, as late as possible: a device that completes an id twice then names one
+that is not in flight.
+
+The ring speaks the format that was negotiated for all rings of the device.
+The device is never asked for silence: there are few answers and each is waited
+for.
 
 The memory is private to the daemon and the device; the device is trusted to
 exist, not to be right.
@@ -17,29 +21,37 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from cvqd.wire.split_ring import DESC_NEXT, DESC_WRITE, Descriptor, RingAddresses, SplitRing, ring_sizes
+from cvqd.core.driver_ring import driver_ring
+from cvqd.core.ring_error import RingError
+from cvqd.wire.ring_format import RingFormat
+from cvqd.wire.split_ring import DESC_WRITE, RingAddresses
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 PAGE: Final = 4096
-#: an ack and the longest result that is relayed
-ANSWER_SIZE: Final = 64
+#: room for an ack and a short result; devices that count need more
+SHORT_ANSWER: Final = 64
 #: what the ack byte holds until the device writes it; no status of virtio 1.3 §5.1.6.5 has this value
 UNWRITTEN: Final = 0xFF
+
+_SPLIT: Final = RingFormat()
+_PACKED: Final = RingFormat(packed=True)
 
 
 @dataclass(frozen=True, slots=True)
 class ShadowLayout:
     """Where everything lies in the shadow memory, in bytes from its beginning.
 
-    The first ``readable`` bytes are the device's to read (descriptors,
-    available ring, commands), the rest up to ``size`` its to write (used
-    ring, answers).  Both parts are whole pages.
+    The first ``readable`` bytes are the device's to read (a split ring's descriptors and available
+    ring, a packed ring's driver event area, commands), the rest up to ``size`` its to write (used ring,
+    or descriptor ring and device event area; answers).  Both parts are whole pages, and neither they
+    nor the buffers depend on the ring's format.
     """
 
     num: int
     max_command: int
+    max_answer: int = SHORT_ANSWER
 
     @property
     def slots(self) -> int:
@@ -49,8 +61,7 @@ class ShadowLayout:
     @property
     def commands(self) -> int:
         """Offset of the command buffers."""
-        sizes = ring_sizes(self.num)
-        return _round_up(sizes.descriptors + sizes.available, 64)
+        return _round_up(sum(_SPLIT.sizes(self.num)[:2]), 64)
 
     @property
     def readable(self) -> int:
@@ -60,36 +71,46 @@ class ShadowLayout:
     @property
     def answers(self) -> int:
         """Offset of the answer buffers."""
-        return _round_up(self.readable + ring_sizes(self.num).used, 64)
+        return _round_up(self.readable + max(_SPLIT.sizes(self.num).used, sum(_PACKED.sizes(self.num))), 64)
 
     @property
     def size(self) -> int:
         """Bytes of shadow memory."""
-        return _round_up(self.answers + self.slots * ANSWER_SIZE, PAGE)
+        return _round_up(self.answers + self.slots * self.max_answer, PAGE)
 
-    def addresses(self, iova: int) -> RingAddresses:
+    def parts(self, *, packed: bool) -> RingAddresses:
+        """Offsets of the three parts of the ring."""
+        if packed:
+            descriptors = self.readable
+            return RingAddresses(descriptors, 0, descriptors + _PACKED.sizes(self.num).descriptors)
+        return RingAddresses(0, _SPLIT.sizes(self.num).descriptors, self.readable)
+
+    def addresses(self, iova: int, *, packed: bool = False) -> RingAddresses:
         """Ring addresses for the device when the memory appears at ``iova``."""
-        return RingAddresses(iova, iova + ring_sizes(self.num).descriptors, iova + self.readable)
+        return RingAddresses(*(iova + offset for offset in self.parts(packed=packed)))
 
 
 class Answer(NamedTuple):
     """What the device gave back for one command.
 
     ``ack`` is the device's status byte, None where it wrote none; ``late``
-    says that the command had expired.
+    says that the command had expired; ``result`` is what stands behind the ack.
     """
 
     token: int
     ack: int | None
     late: bool
+    result: bytes = b""
 
 
-class _Slot:
-    __slots__ = ("deadline", "expired", "token")
+class _InFlight:
+    __slots__ = ("answer", "deadline", "expired", "slot", "token")
 
-    def __init__(self, token: int, deadline: float) -> None:
+    def __init__(self, token: int, slot: int, deadline: float, answer: int) -> None:
         self.token = token
+        self.slot = slot
         self.deadline = deadline
+        self.answer = answer
         self.expired = False
 
 
@@ -98,37 +119,38 @@ class ShadowQueue:
 
     ``memory`` has ``layout.size`` bytes; the ring in it begins anew.  Tokens
     are the caller's names for commands, deadlines are on the caller's clock.
+    ``fence`` is as ``core.driver_ring`` wants it.
     """
 
     def __init__(
-        self, layout: ShadowLayout, memory: memoryview, iova: int, fence: Callable[[], None]
+        self,
+        layout: ShadowLayout,
+        memory: memoryview,
+        iova: int,
+        fence: Callable[[], None],
+        ring_format: RingFormat = _SPLIT,
     ) -> None:
-        sizes = ring_sizes(layout.num)
-        memory[: sizes.descriptors + sizes.available] = bytes(sizes.descriptors + sizes.available)
-        memory[layout.readable : layout.readable + sizes.used] = bytes(sizes.used)
-        self._ring = SplitRing(
-            layout.num,
-            memory[: sizes.descriptors],
-            memory[sizes.descriptors : sizes.descriptors + sizes.available],
-            memory[layout.readable : layout.readable + sizes.used],
+        sizes = ring_format.sizes(layout.num)
+        windows = []
+        for start, size in zip(layout.parts(packed=ring_format.packed), sizes, strict=True):
+            windows.append(memory[start : start + size])
+            windows[-1][:] = bytes(size)
+        # a packed ring's event area, left at zero, asks for every call whatever was negotiated
+        self._ring = driver_ring(
+            ring_format.open(layout.num, windows),
+            fence,
+            event_index=ring_format.event_index and not ring_format.packed,
         )
         self._layout = layout
         self._commands = layout.commands
         self._answers = layout.answers
         self._memory = memory
         self._iova = iova
-        self._fence = fence
-        self._next_available = 0
-        self._published = 0
-        self._next_used = 0
         self._free = deque(range(layout.slots))
-        self._in_flight: dict[int, _Slot] = {}
+        self._in_flight: dict[int, _InFlight] = {}
         self._faults: list[tuple[str, str]] = []
-        #: set when the used index cannot be followed any more; only a device reset mends it
+        #: set when the device's answers cannot be followed any more; only a device reset mends it
         self.broken = False
-        for slot in range(layout.slots):
-            answer = iova + self._answers + slot * ANSWER_SIZE
-            self._ring.put_descriptor(2 * slot + 1, Descriptor(answer, ANSWER_SIZE, DESC_WRITE, 0))
 
     @property
     def slots(self) -> int:
@@ -143,88 +165,80 @@ class ShadowQueue:
     @property
     def in_flight(self) -> int:
         """Commands the device has and whose deadline has not passed."""
-        return sum(not slot.expired for slot in self._in_flight.values())
+        return sum(not each.expired for each in self._in_flight.values())
 
     @property
     def quarantined(self) -> int:
         """Commands that expired and were never given back."""
-        return sum(slot.expired for slot in self._in_flight.values())
+        return sum(each.expired for each in self._in_flight.values())
 
     @property
     def deadline(self) -> float | None:
         """When the next command expires."""
-        return min((slot.deadline for slot in self._in_flight.values() if not slot.expired), default=None)
+        return min((each.deadline for each in self._in_flight.values() if not each.expired), default=None)
 
-    def submit(self, token: int, command: bytes, deadline: float) -> None:
-        """Put a command (at most ``layout.max_command`` bytes) in a free slot; ``publish`` shows it."""
+    def submit(self, token: int, command: bytes, deadline: float, answer: int = 1) -> None:
+        """Put a command (at most ``layout.max_command`` bytes) in a free slot; ``publish`` shows it.
+
+        The device may write ``answer`` bytes, the ack included; at most ``layout.max_answer``.
+        """
         memory = self._memory
         slot = self._free.popleft()
-        offset = self._commands + slot * self._layout.max_command
-        memory[offset : offset + len(command)] = command
-        memory[self._answers + slot * ANSWER_SIZE] = UNWRITTEN
-        self._ring.put_descriptor(
-            2 * slot, Descriptor(self._iova + offset, len(command), DESC_NEXT, 2 * slot + 1)
-        )
-        self._ring.put_available(self._next_available, 2 * slot)
-        self._next_available = (self._next_available + 1) & 0xFFFF
-        self._in_flight[slot] = _Slot(token, deadline)
+        at = self._commands + slot * self._layout.max_command
+        memory[at : at + len(command)] = command
+        answer_at = self._answers + slot * self._layout.max_answer
+        memory[answer_at] = UNWRITTEN
+        buffer = ((self._iova + at, len(command), 0), (self._iova + answer_at, answer, DESC_WRITE))
+        self._in_flight[self._ring.offer(buffer)] = _InFlight(token, slot, deadline, answer)
 
     def publish(self) -> bool:
         """Let the device see every submitted command; whether there was one and a kick is due."""
-        if self._published == self._next_available:
-            return False
-        # release: pairs with the device's barrier between available_index and the entries
-        self._fence()
-        self._ring.available_index = self._published = self._next_available
-        return True
+        return self._ring.publish()
 
     def reap(self) -> list[Answer]:
         """Everything the device gave back since the last call, in its order."""
-        ring = self._ring
-        pending = (ring.used_index - self._next_used) & 0xFFFF
-        if not pending or self.broken:
-            return []
-        if pending > ring.num:
-            self.broken = True
-            self._faults.append(("used.index", f"{pending} elements in a ring of {ring.num}"))
-            return []
-        # acquire: pairs with the device's barrier between its elements and used_index
-        self._fence()
-        answers = []
-        for _ in range(pending):
-            head, written = ring.used_element(self._next_used)
-            self._next_used = (self._next_used + 1) & 0xFFFF
-            slot = self._in_flight.pop(head >> 1, None) if not head & 1 else None
-            if slot is None:
-                self._faults.append(("used.id", f"descriptor {head} is not in flight"))
+        answers: list[Answer] = []
+        while not self.broken:
+            try:
+                returned = self._ring.take()
+            except RingError as fault:
+                self._faults.append((fault.reason, fault.detail))
+                self.broken = fault.fatal
                 continue
-            self._free.append(head >> 1)
-            answers.append(Answer(slot.token, self._ack(head >> 1, written), slot.expired))
+            if returned is None:
+                break
+            answers.append(self._answer(*returned))
         return answers
+
+    def _answer(self, id_: int, written: int) -> Answer:
+        command = self._in_flight.pop(id_)
+        self._free.append(command.slot)
+        ack, result = None, b""
+        if not 1 <= written <= command.answer:
+            self._faults.append(("used.length", f"{written} bytes written of {command.answer}"))
+        else:
+            at = self._answers + command.slot * self._layout.max_answer
+            ack = self._memory[at]
+            if ack == UNWRITTEN:
+                self._faults.append(("used.no_ack", "given back with its status byte untouched"))
+                ack = None
+            elif written > 1:
+                result = bytes(self._memory[at + 1 : at + written])
+        return Answer(command.token, ack, command.expired, result)
 
     def expire(self, now: float) -> list[int]:
         """Commands whose deadline passed, oldest first; their slots are quarantined."""
         expired = []
-        for slot in self._in_flight.values():
-            if not slot.expired and slot.deadline <= now:
-                slot.expired = True
-                expired.append(slot.token)
+        for command in self._in_flight.values():
+            if not command.expired and command.deadline <= now:
+                command.expired = True
+                expired.append(command.token)
         return expired
 
     def take_faults(self) -> list[tuple[str, str]]:
         """(reason, detail) of each breach of the virtqueue protocol by the device since the last call."""
         faults, self._faults = self._faults, []
         return faults
-
-    def _ack(self, slot: int, written: int) -> int | None:
-        if not 1 <= written <= ANSWER_SIZE:
-            self._faults.append(("used.length", f"{written} bytes written of {ANSWER_SIZE}"))
-            return None
-        ack = self._memory[self._answers + slot * ANSWER_SIZE]
-        if ack == UNWRITTEN:
-            self._faults.append(("used.no_ack", "given back with its status byte untouched"))
-            return None
-        return ack
 
 
 def _round_up(size: int, unit: int) -> int:

@@ -14,7 +14,7 @@ from cvqd.simulator.spec import FaultAction
 from cvqd.wire.net_control import ERR, OK
 
 if TYPE_CHECKING:
-    from cvqd.core.guest_queue import Chain
+    from cvqd.core.chain import Chain
     from cvqd.events import EventLog
     from cvqd.simulator.control import Control
     from cvqd.simulator.faults import FaultPlan

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from cvqd.core.address_space import AddressSpace
-    from cvqd.core.guest_queue import Chain
+    from cvqd.core.chain import Chain
     from cvqd.events import EventLog
     from cvqd.simulator.statistics import Statistics
     from cvqd.wire.split_ring import RingAddresses
@@ -70,7 +70,7 @@ class Ring:
     @property
     def base(self) -> int:
         """Index of the next available entry to fetch."""
-        return self._base if self._queue is None else self._queue.next_available
+        return self._base if self._queue is None else self._queue.base
 
     @base.setter
     def base(self, base: int) -> None:

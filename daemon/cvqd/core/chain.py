@@ -1,0 +1,98 @@
+"""One buffer that a driver published: readable segments, then writable ones.
+
+A descriptor reaches a chain as a copy; here it is checked and turned into
+views of memory.  The two ring formats differ in how descriptors follow each
+other, also inside an indirect table, and in nothing that is done here.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cvqd.errors import GuestError
+from cvqd.wire.split_ring import DESC_WRITE, DESCRIPTOR
+from cvqd.wire.vhost_vdpa import Access
+
+if TYPE_CHECKING:
+    from cvqd.core.address_space import AddressSpace
+
+
+class Chain:
+    """One popped descriptor chain.
+
+    ``head`` is what the driver knows it by: the first descriptor's index, or in a packed ring the
+    buffer's id.  ``descriptors`` counts those of the ring itself, not those of an indirect table.
+    """
+
+    __slots__ = ("descriptors", "fault", "head", "readable", "writable")
+
+    def __init__(self, head: int, descriptors: int = 1) -> None:
+        self.head = head
+        self.descriptors = descriptors
+        self.readable: list[memoryview] = []
+        self.writable: list[memoryview] = []
+        self.fault: GuestError | None = None
+
+    def add(self, memory: AddressSpace, address: int, length: int, flags: int) -> None:
+        """Append the segment of one descriptor; GuestError if it is not there or out of order."""
+        if not length:
+            raise GuestError("chain.empty_segment", f"a descriptor at {address:#x} has no bytes")
+        if flags & DESC_WRITE:
+            self.writable += memory.slices(address, length, Access.WRITE)
+        elif self.writable:
+            raise GuestError("chain.order", f"a readable descriptor at {address:#x} behind a writable one")
+        else:
+            self.readable += memory.slices(address, length, Access.READ)
+
+    def release(self) -> None:
+        """Let go of the memory: who remembers the chain must not keep a guest's memory mapped."""
+        self.readable.clear()
+        self.writable.clear()
+
+    @property
+    def readable_length(self) -> int:
+        """Bytes the driver wants read."""
+        return sum(map(len, self.readable))
+
+    @property
+    def writable_length(self) -> int:
+        """Bytes the driver lets us write."""
+        return sum(map(len, self.writable))
+
+    def read(self, limit: int) -> bytes:
+        """Copy the readable bytes, at most ``limit`` of them, once."""
+        parts: list[memoryview] = []
+        for segment in self.readable:
+            parts.append(segment[:limit])
+            limit -= len(parts[-1])
+            if not limit:
+                break
+        return b"".join(parts)
+
+    def write(self, data: bytes) -> int:
+        """Write to the beginning of the writable part; the number of bytes that found room."""
+        written = 0
+        for segment in self.writable:
+            part = data[written : written + len(segment)]
+            segment[: len(part)] = part
+            written += len(part)
+            if written == len(data):
+                break
+        return written
+
+
+def indirect_table(
+    memory: AddressSpace, address: int, length: int, room: int
+) -> list[tuple[int, int, int, int]]:
+    """One copy of an indirect table of at most ``room`` descriptors: address, length and two 16-bit fields.
+
+    A chain may not be longer than the ring, wherever its descriptors lie (virtio 1.3 §2.7.5.3.1).
+    """
+    if not length or length % DESCRIPTOR.size:
+        raise GuestError("chain.indirect", f"a table of {length} bytes")
+    if length > room * DESCRIPTOR.size:
+        raise GuestError(
+            "chain.indirect", f"a table of {length // DESCRIPTOR.size} descriptors, {room} are left"
+        )
+    copy = b"".join(memory.slices(address, length, Access.READ))
+    return list(DESCRIPTOR.iter_unpack(copy))

@@ -1,0 +1,13 @@
+"""What a device does to a ring that no device may do."""
+
+from __future__ import annotations
+
+
+class RingError(Exception):
+    """``reason`` is a stable word, ``detail`` a sentence; after a ``fatal`` one nothing can be taken back."""
+
+    def __init__(self, reason: str, detail: str, *, fatal: bool) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+        self.fatal = fatal
