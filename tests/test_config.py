@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from cvqd import config
 from cvqd.config import CharDevice, Config, IsolationPolicy, load, parse
+from cvqd.core.site_policy import MacRule, MacTableRule, SitePolicy
 from cvqd.errors import ConfigError
 from cvqd.simulator.spec import FaultAction, Groups, LoopbackPath, PeerPath, SimulatorSpec
 from cvqd.wire import net_control
@@ -38,6 +39,7 @@ def test_a_device_alone_is_a_complete_configuration():
         control=config.ControlConfig("/run/cvqd/vm0.control", 0o660),
         isolation=IsolationPolicy.REQUIRE,
         control_queue=config.ControlQueueConfig(1.0, 65536),
+        policy=SitePolicy(),
         state=config.StateConfig("/var/lib/cvqd/vm0"),
         log=config.LogConfig("info", "auto"),
     )
@@ -51,6 +53,13 @@ frontend: {socket: /tmp/a.sock, mode: "0600", inband: yes}
 control: {socket: /tmp/a.control, mode: 0666}
 isolation: prefer
 control_queue: {deadline: 250ms, max_command: 1MiB}
+policy:
+  mac: {change: [52:54:00:12:34:56, 02:*]}
+  promiscuous: refused
+  all_multicast: refused
+  vlans: [5, 100-102, 4094]
+  mac_table: {unicast: 0, multicast: 64}
+  pairs: 2
 state: {directory: /srv//cvqd/}
 log: {level: debug, format: json}
 """
@@ -61,6 +70,14 @@ log: {level: debug, format: json}
     assert found.control == config.ControlConfig("/tmp/a.control", 0o666)
     assert found.isolation is IsolationPolicy.PREFER
     assert found.control_queue == config.ControlQueueConfig(0.25, 1 << 20)
+    assert found.policy == SitePolicy(
+        MacRule((bytes.fromhex("525400123456"), b"\x02")),
+        promiscuous=False,
+        all_multicast=False,
+        vlans=frozenset({5, 100, 101, 102, 4094}),
+        mac_table=MacTableRule(0, 64),
+        pairs=2,
+    )
     assert found.state.directory == "/srv/cvqd"
     assert found.log == config.LogConfig("debug", "json")
 
@@ -179,6 +196,53 @@ def test_the_simulators_defaults_are_those_of_its_specification():
         (
             MINIMAL + "control_queue: {max_command: 17MiB}\n",
             "2:30: control_queue.max_command: 17MiB is not within 256B and 16MiB",
+        ),
+        (
+            MINIMAL + "policy: {mac: {change: refuse}}\n",
+            "2:24: policy.mac.change: 'refuse' is none of allowed, refused; did you mean refused?",
+        ),
+        (
+            MINIMAL + "policy: {mac: refused}\n",
+            "2:15: policy.mac: expected a mapping with keys such as change",
+        ),
+        (MINIMAL + "policy: {mac: {change: []}}\n", "2:24: policy.mac.change: an empty list; write refused"),
+        (
+            MINIMAL + "policy:\n  mac:\n    change:\n    - 52:54:00:*\n    - 52:54:*:01\n",
+            "6:7: policy.mac.change[1]: '52:54:*:01' is neither an address nor a prefix such as 52:54:00:*",
+        ),
+        (
+            MINIMAL + "policy: {mac: {change: [52:54:00]}}\n",
+            "2:25: policy.mac.change[0]: '52:54:00' is neither",
+        ),
+        (
+            MINIMAL + "policy: {mac: {change: [33:33:*]}}\n",
+            "2:25: policy.mac.change[0]: 33:33:* is no station's",
+        ),
+        (
+            MINIMAL + "policy: {mac: {change: {to: all}}}\n",
+            "2:24: policy.mac.change: expected `allowed`, `refused` or list of MAC address or prefix",
+        ),
+        (
+            MINIMAL + "policy: {promiscuous: no}\n",
+            "2:23: policy.promiscuous: 'no' is none of allowed, refused",
+        ),
+        (MINIMAL + "policy: {vlans: 5}\n", "2:17: policy.vlans: '5' is none of all, none"),
+        (MINIMAL + "policy: {vlans: []}\n", "2:17: policy.vlans: an empty list; write none"),
+        (MINIMAL + "policy: {vlans: [1, 0]}\n", "2:21: policy.vlans[1]: 0 is not within 1 and 4094"),
+        (MINIMAL + "policy: {vlans: [4000-5000]}\n", "2:18: policy.vlans[0]: 4000-5000 is not within 1 and"),
+        (MINIMAL + "policy: {vlans: [9-3]}\n", "2:18: policy.vlans[0]: 9-3 ends before it begins"),
+        (
+            MINIMAL + "policy: {vlans: [a-b]}\n",
+            "2:18: policy.vlans[0]: 'a-b' is neither a VLAN id nor a range",
+        ),
+        (MINIMAL + "policy: {pairs: 0}\n", "2:17: policy.pairs: 0 is not within 1 and 32768"),
+        (
+            MINIMAL + "policy: {mac_table: {unicast: -1}}\n",
+            "2:31: policy.mac_table.unicast: -1 is not within 0 and 1000000",
+        ),
+        (
+            MINIMAL + "policy: {mac_tables: {}}\n",
+            "2:10: policy.mac_tables: unknown key; did you mean mac_table?",
         ),
         (MINIMAL + "frontend: {mode: 0888}\n", "2:18: frontend.mode: '0888' is no file mode"),
         (

@@ -21,9 +21,12 @@ from typing import TYPE_CHECKING, Any, Final
 from cvqd import config_scalars as scalars
 from cvqd.config_device import DEVICE, CharDevice, DeviceConfig
 from cvqd.config_fields import DEFAULTS, REQUIRED, Field, MapOf, Reader, Section, rows
+from cvqd.config_policy import POLICY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+    from cvqd.core.site_policy import SitePolicy
 
 __all__ = ["CharDevice", "Config", "DeviceConfig", "load", "parse", "table"]
 
@@ -91,6 +94,7 @@ class Config:
     control: ControlConfig
     isolation: IsolationPolicy
     control_queue: ControlQueueConfig
+    policy: SitePolicy
     state: StateConfig
     log: LogConfig
 
@@ -204,6 +208,7 @@ _FILE: Final = Section(
                 "64KiB",
             ),
         ),
+        Field("policy", POLICY, DEFAULTS, ""),
         _group(
             "state",
             StateConfig,

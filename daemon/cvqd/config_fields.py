@@ -9,7 +9,7 @@ their text as written, so ``52:54:00:12:34:56`` and ``0660`` need no quotes (YAM
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import yaml
 
@@ -84,6 +84,17 @@ class Reader:
         """ConfigError with every problem, in the order of the file, if there is any."""
         if self._problems:
             raise ConfigError([text for _, _, text in sorted(self._problems)])
+
+
+class Type(Protocol):
+    """What a value may be."""
+
+    @property
+    def shown(self) -> str:
+        """Type as the manual says it."""
+
+    def read(self, reader: Reader, node: yaml.Node, key: str, /) -> Any:
+        """Value, or INVALID after each finding was noted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,9 +259,6 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
     close = difflib.get_close_matches(word, list(known), n=1)
     return f"; did you mean {close[0]}?" if close else ""
-
-
-Type = Scalar | ListOf | MapOf | Section | Union
 
 
 def entries(reader: Reader, node: yaml.MappingNode, key: str) -> list[tuple[yaml.ScalarNode, yaml.Node]]:

@@ -1,0 +1,154 @@
+"""The keys of the site's policy: ``core.site_policy`` as an operator writes it.
+
+Words say what is usual (``allowed``, ``refused``, ``all``, ``none``), a list
+says exactly what; an empty list is refused, because it looks like a mistake and
+there is a word for what it would mean.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import yaml
+
+from cvqd import config_scalars as scalars
+from cvqd.config_fields import DEFAULTS, INVALID, Field, ListOf, Scalar, Section
+from cvqd.core.site_policy import ANY_MAC, MacRule, MacTableRule, SitePolicy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from cvqd.config_fields import Reader
+
+#: more queue pairs than virtio knows, virtio 1.3 §5.1.5.1
+_MAX_PAIRS: Final = 0x8000
+
+
+@dataclass(frozen=True, slots=True)
+class WordOrList:
+    """A word with a meaning or a list; ``build`` makes the value of the list's items."""
+
+    words: Mapping[str, Any]
+    items: ListOf
+    build: Callable[[tuple[Any, ...]], Any]
+    #: word for what an empty list would mean
+    empty: str
+
+    @property
+    def shown(self) -> str:
+        """Type as the manual says it."""
+        return f"{', '.join(f'`{word}`' for word in self.words)} or {self.items.shown}"
+
+    def read(self, reader: Reader, node: yaml.Node, key: str) -> Any:
+        """The word's meaning, the built value, or INVALID."""
+        if not isinstance(node, yaml.SequenceNode):
+            one_of = scalars.choice(*self.words)
+            return Scalar(self.shown, lambda text: self.words[one_of.convert(text)]).read(reader, node, key)
+        values = self.items.read(reader, node, key)
+        if values == ():
+            return reader.at(node, key, f"an empty list; write {self.empty}")
+        return INVALID if values is INVALID else self.build(values)
+
+
+def mac_prefix() -> Scalar:
+    """An address, or its first bytes and ``*``, as 1 to 6 bytes."""
+
+    def convert(text: str) -> bytes:
+        if not re.fullmatch(r"(?:[0-9A-Fa-f]{2}:){1,5}\*|(?:[0-9A-Fa-f]{2}:){5}[0-9A-Fa-f]{2}", text):
+            raise ValueError(f"{text[:48]!a} is neither an address nor a prefix such as 52:54:00:*")
+        value = bytes.fromhex(text.rstrip("*").replace(":", ""))
+        if value[0] & 1 or value == bytes(6):
+            raise ValueError(f"{text} is no station's address: it must be unicast and not zero")
+        return value
+
+    return Scalar("MAC address or prefix", convert)
+
+
+def vlan_range() -> Scalar:
+    """One VLAN id or ``first-last``, as a range object."""
+
+    def convert(text: str) -> range:
+        match = re.fullmatch(r"([0-9]{1,4})(?:\s*-\s*([0-9]{1,4}))?", text, re.ASCII)
+        if match is None:
+            raise ValueError(f"{text[:48]!a} is neither a VLAN id nor a range such as 100-199")
+        first, last = int(match[1]), int(match[2] or match[1])
+        # IEEE 802.1Q: 0 is no VLAN and 4095 is reserved
+        if not 1 <= first <= 4094 or not 1 <= last <= 4094:
+            raise ValueError(f"{text} is not within 1 and 4094")
+        if last < first:
+            raise ValueError(f"{text} ends before it begins")
+        return range(first, last + 1)
+
+    return Scalar("VLAN id or range", convert)
+
+
+def _permission() -> Scalar:
+    word = scalars.choice("allowed", "refused")
+    return Scalar(word.shown, lambda text: word.convert(text) == "allowed")
+
+
+_CHANGE: Final = WordOrList({"allowed": ANY_MAC, "refused": ()}, ListOf(mac_prefix()), tuple, "refused")
+_VLANS: Final = WordOrList(
+    {"all": None, "none": frozenset()},
+    ListOf(vlan_range()),
+    lambda ranges: frozenset().union(*ranges),
+    "none",
+)
+#: table entries fit into the longest command that can be configured
+_ENTRIES: Final = scalars.integer(0, 1_000_000)
+
+POLICY: Final = Section(
+    "policy",
+    (
+        Field(
+            "mac",
+            Section(
+                "mac",
+                (
+                    Field(
+                        "change",
+                        _CHANGE,
+                        ANY_MAC,
+                        "addresses the guest may take as its own; the one it began with it always may",
+                        "allowed",
+                    ),
+                ),
+                MacRule,
+            ),
+            DEFAULTS,
+            "",
+        ),
+        Field(
+            "promiscuous",
+            _permission(),
+            True,  # noqa: FBT003
+            "frames for others, all unicast included; a promiscuous device lets in every group and VLAN",
+            "allowed",
+        ),
+        Field("all_multicast", _permission(), True, "frames for every group", "allowed"),  # noqa: FBT003
+        Field("vlans", _VLANS, None, "VLANs the guest may let in", "all"),
+        Field(
+            "mac_table",
+            Section(
+                "mac_table",
+                (
+                    Field(
+                        "unicast",
+                        _ENTRIES,
+                        None,
+                        "most further addresses the guest may receive for",
+                        "no limit",
+                    ),
+                    Field("multicast", _ENTRIES, None, "most groups in its table", "no limit"),
+                ),
+                MacTableRule,
+            ),
+            DEFAULTS,
+            "",
+        ),
+        Field("pairs", scalars.integer(1, _MAX_PAIRS), None, "most queue pairs", "the device's"),
+    ),
+    SitePolicy,
+)
