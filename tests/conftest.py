@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,8 +13,27 @@ from cvqd.testing.uml import UmlGuest
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+_SEARCH = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
+#: what builds and boots the virtual machine, and Debian's package of each
+_MACHINE = {
+    "qemu-system-x86_64": "qemu-system-x86",
+    "vdpa": "iproute2",
+    "apt-get": "apt",
+    "gcc": "gcc",
+    "make": "make",
+    "patch": "patch",
+    "xz": "xz-utils",
+    "zstd": "zstd",
+}
+
+
+def _no_machine() -> str | None:
+    missing = [package for tool, package in _MACHINE.items() if shutil.which(tool, path=_SEARCH) is None]
+    return f"the virtual machine needs the packages {' '.join(missing)}" if missing else None
+
+
 #: marker -> why such tests cannot run here, None if they can
-OBSTACLES: dict[str, Callable[[], str | None]] = {"guest": UmlGuest.available}
+OBSTACLES: dict[str, Callable[[], str | None]] = {"guest": UmlGuest.available, "kernel": _no_machine}
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

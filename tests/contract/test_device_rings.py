@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cvqd.errors import DeviceError
-from cvqd.testing.device_driver import DeviceDriver
+from cvqd.testing.device_driver import Buffer, DeviceDriver
 from cvqd.wire.net_config import OFFSET_MAC
 from cvqd.wire.net_control import ERR, OK, MacAddrSet
 from cvqd.wire.split_ring import RingAddresses
@@ -50,6 +50,14 @@ async def test_every_ring_call_knows_how_many_rings_there_are(device):
 async def test_a_ring_has_a_power_of_two_of_descriptors(device, num):
     with refused(errno.EINVAL):
         await device.set_vring_num(0, num)
+
+
+async def test_a_ring_has_no_more_descriptors_than_the_device_allows(device):
+    most = await device.get_vring_num()
+    await device.set_vring_num(0, most)
+    # since 7.3 and its stable branches, drivers/vhost/vdpa.c
+    with refused(errno.EINVAL):
+        await device.set_vring_num(0, 2 * most)
 
 
 @pytest.mark.parametrize("addresses", [RingAddresses(0, 1, 0), RingAddresses(0, 0, 2)])
@@ -252,6 +260,16 @@ async def test_frames_to_the_own_address_and_to_everybody_come_back_and_others_d
     await settle()
     payloads = [bytes(received[14:]).rstrip(b".") for received in driver.received()]
     assert payloads == [b"mine", b"everybody's", b"some's"]
+
+
+async def test_a_frame_that_cannot_be_read_is_dropped_and_given_back(driver, features):
+    await driver.start(features)
+    driver.fill()
+    driver.transmit[0].add([Buffer(1 << 50, 72)])
+    driver.transmit[0].kick()
+    assert (await driver.transmit[0].wait())[1] == 0
+    await driver.send(frame(b"\xff" * 6))
+    assert driver.received() == [frame(b"\xff" * 6)]
 
 
 async def test_no_descriptor_is_left_behind(device, features):

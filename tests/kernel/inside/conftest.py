@@ -59,7 +59,8 @@ class Instance:
         memory = GuestMemory(8 << 20)
         order = ORDERS["qemu"]
         async with await FrontEnd.connect(self.socket) as front_end:
-            with NetDriver(memory, pairs, 64) as driver:
+            control = bool(taken & Feature.CTRL_VQ.mask)
+            with NetDriver(memory, pairs, 64, control=control) as driver:
                 driver.front_end = front_end
                 await front_end.play(order.connect(driver.setup(taken)))
                 await front_end.play(order.start(driver.setup(taken)))
@@ -74,10 +75,10 @@ class Instance:
 @pytest.fixture
 def instance(tmp_path):
     @asynccontextmanager
-    async def opened(node, *, require_isolation=True, mac=None):
+    async def opened(node, *, require_isolation=True, mac=None, kind=CharDevice):
         log = EventRecorder()
         limits = Limits(require_isolation, 1.0, 64 << 10, mac)
-        device = await CharDevice.open(node)
+        device = await kind.open(node)
         try:
             async with trio.open_nursery() as nursery:
                 owner = await take(device, limits, log, Journal(log))
