@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from cvqd.core.device import VdpaDevice
     from cvqd.core.lifecycle import DeviceFacts
     from cvqd.core.shadow_queue import ShadowQueue
+    from cvqd.core.site_policy import SitePolicy
     from cvqd.relay import Relay
     from cvqd.shadow import ShadowMemory
     from cvqd.wire.split_ring import RingAddresses
@@ -120,6 +121,11 @@ class Run:
             self.doorbells.discard(self.guest_cvq.kick)
         self.guest_cvq = own
         self.doorbells.add(own.kick)
+
+    def amend(self, site: SitePolicy, deadline: float) -> None:
+        """Relay by other rules from the next command on."""
+        if self._relay is not None:
+            self._relay.site, self._relay.deadline = site, deadline
 
     async def relay(self) -> None:
         """Relay the guest's commands until ``end``."""

@@ -105,8 +105,10 @@ class FeatureOffer(NamedTuple):
         return word
 
 
-def offer(device_features: int, max_pairs: int, vqs: int) -> FeatureOffer:
+def offer(device_features: int, max_pairs: int, vqs: int, most_pairs: int | None = None) -> FeatureOffer:
     """Offer for a device with this feature word, configured pairs and number of rings.
+
+    ``most_pairs`` is what the site lets a guest have; one that is shown more takes them for its own.
 
     DeviceError where the device cannot be served at all: no VERSION_1, no ACCESS_PLATFORM.
     """
@@ -138,7 +140,8 @@ def offer(device_features: int, max_pairs: int, vqs: int) -> FeatureOffer:
             features &= ~feature.mask
     pairs = max_pairs if features & Feature.MQ.mask else 1
     masked = tuple(Masked(feature_names(1 << bit)[0], reason) for bit, reason in sorted(reasons.items()))
-    return FeatureOffer(features | Feature.PROTOCOL_FEATURES.mask, masked, pairs, pairs, emulated)
+    shown = pairs if most_pairs is None else min(pairs, most_pairs)
+    return FeatureOffer(features | Feature.PROTOCOL_FEATURES.mask, masked, shown, pairs, emulated)
 
 
 def _reason(bit: int) -> str:

@@ -146,6 +146,9 @@ class SitePolicy:
         return commands
 
 
+EVERYTHING: Final = SitePolicy()
+
+
 def _limit(table: str, count: int, most: int | None) -> None:
     if most is not None and count > most:
         raise GuestError("site.mac_table", f"{count} {table} entries; {most} is the most")
