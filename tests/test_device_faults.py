@@ -100,7 +100,7 @@ async def test_a_late_answer_moves_the_state_and_gives_the_slot_back(rig: Rig, g
 
 @jumping_clock
 async def test_a_late_refusal_changes_nothing(rig: Rig, guest: Guest) -> None:
-    """The device says no in its own time: first an unknown pair count is not sent, so make it an ERR."""
+    """The device says no, in its own time."""
     before = rig.owner.state
     fault(rig, "delay", delay=2.5)
     rig.device.net.control.execute = lambda _: ERR  # type: ignore[method-assign]

@@ -143,7 +143,6 @@ class Backend:
                 if ring.kick is not None:
                     # only a kick from now on says that it was a mere barrier and the rings are in use
                     drain(ring.kick.fileno())
-                    self._kicks.add(ring.kick.fileno())
 
     async def _await_kick(self, session: Session, connection: Connection) -> None:
         """A kick may be the first sign that a front-end has set up all the rings it will."""
@@ -183,9 +182,10 @@ class Backend:
                 if index in owner.running:
                     await self._stop(session, f"{request} of ring {index}")
                 self._watch(effect.kick, None)
+                self._drop_stand_in(index)
                 return session.rings[index].base
             case ReadConfig(offset, size):
-                config = owner.config()
+                config = await owner.read_config()
                 if offset + size > len(config):
                     return Refusal(f"{offset}+{size} is outside the {len(config)} bytes of configuration")
                 return config[offset : offset + size]
@@ -226,6 +226,8 @@ class Backend:
                 await self._start(session, ready)
         elif wants_start(ready):
             await self._start(session, ready)
+        elif not ready.first_pair <= ready.complete:
+            owner.driver_left()
 
     async def _start(self, session: Session, ready: Readiness) -> None:
         rings = {index: self._guest_ring(session, index) for index in ready.complete & ready.expected}
@@ -241,6 +243,10 @@ class Backend:
         self._kicked = False
         for index, base in bases.items():
             session.rings[index].base = base
+        if bases:
+            for ring in session.rings.values():
+                if ring.kick is not None:
+                    self._kicks.add(ring.kick.fileno())
 
     def _readiness(self, session: Session, connection: Connection) -> Readiness:
         cvq = self._owner.guest_cvq
@@ -306,6 +312,12 @@ class Backend:
             self._log.emit("ring.bridged", queue=index)
         return self._bridged[index]
 
+    def _drop_stand_in(self, index: int) -> None:
+        """Pass nothing on any more: the number of a closed descriptor is soon another's."""
+        stand_in = self._bridged.pop(index, None)
+        if stand_in is not None:
+            self._bridge.remove(stand_in)
+
     def _device_failed(self, error: DeviceError) -> str:
         self._log.emit("device.failed", call=error.call, errno=error.errno, reason=error.reason)
         return str(error)
@@ -317,9 +329,8 @@ class Backend:
         except DeviceError as error:
             self._device_failed(error)
         self._owner.driver_left()
-        for stand_in in self._bridged.values():
-            self._bridge.remove(stand_in)
-        self._bridged.clear()
+        for index in list(self._bridged):
+            self._drop_stand_in(index)
         for ring in session.rings.values():
             self._watch(ring.kick, None)
         self._kicked = False

@@ -264,6 +264,11 @@ class Owner:
         await self.device.set_vring_call(own.index, own.call)
         await self.device.set_vring_kick(own.index, own.kick)
 
+    async def read_config(self) -> bytes:
+        """``config`` as it is now: not every change is announced, an acknowledged announcement is not."""
+        self._config = await self.device.get_config(0, len(self._config))
+        return self.config()
+
     async def refresh_config(self) -> None:
         """Read the configuration space again after the device announced a change."""
         self._config = await self.device.get_config(0, len(self._config))
