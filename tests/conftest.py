@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+import own_network
 from cvqd.testing.uml import UmlGuest
 
 if TYPE_CHECKING:
@@ -33,7 +34,11 @@ def _no_machine() -> str | None:
 
 
 #: marker -> why such tests cannot run here, None if they can
-OBSTACLES: dict[str, Callable[[], str | None]] = {"guest": UmlGuest.available, "kernel": _no_machine}
+OBSTACLES: dict[str, Callable[[], str | None]] = {
+    "guest": UmlGuest.available,
+    "kernel": _no_machine,
+    "tap": own_network.obstacle,
+}
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -277,6 +277,10 @@ def test_the_simulators_defaults_are_those_of_its_specification():
             "device: {kind: simulator, datapath: {kind: peer, bind: /a, connect: /a}}\n",
             "1:69: device.datapath.connect: is the same socket as bind",
         ),
+        (
+            "device: {kind: simulator, datapath: {kind: tap, interface: a/b}}\n",
+            "1:60: device.datapath.interface: 'a/b' is no name",
+        ),
         (MINIMAL + "targets: {a b: {kind: simulator}}\n", "2:11: targets: 'a b' is no name"),
         (
             MINIMAL + "control: {socket: /x}\nfrontend: {socket: /x}\n",

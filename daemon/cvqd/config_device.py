@@ -19,6 +19,7 @@ from cvqd.simulator.spec import (
     LoopbackPath,
     PeerPath,
     SimulatorSpec,
+    TapPath,
 )
 from cvqd.wire import net_control
 from cvqd.wire.net_config import format_mac
@@ -77,6 +78,18 @@ _DATAPATH: Final = Union(
                 Field("connect", scalars.path(scalars.SUN_PATH), REQUIRED, "the other simulator's `bind`"),
             ),
             PeerPath,
+        ),
+        "tap": Section(
+            "frames travel over a tap interface of this host",
+            (
+                Field(
+                    "interface",
+                    Scalar("name", str),
+                    REQUIRED,
+                    "its name; made, and gone with the daemon, if it is not there and the daemon may",
+                ),
+            ),
+            TapPath,
         ),
     },
 )

@@ -1,7 +1,7 @@
 """Frames between rings: out of transmit rings, through the filter, into receive rings.
 
-Sans-IO: ``Link`` is where transmitted frames go, the loopback here or the
-socket in ``peer``.  Frames carry no virtio header outside the rings; the
+Sans-IO: ``Link`` is where transmitted frames go, the loopback here, the
+socket in ``peer`` or the interface in ``tap``.  Frames carry no virtio header outside the rings; the
 12-byte header of a VERSION_1 device is taken off and put on here.
 """
 
@@ -13,6 +13,8 @@ from cvqd.simulator.filter import HEADER_LENGTH, refusal
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from types import TracebackType
+    from typing import Self
 
     from cvqd.simulator.control import Control
     from cvqd.simulator.ring import Ring
@@ -35,6 +37,24 @@ class Link(Protocol):
 
     def send(self, frame: bytes, pair: int) -> str | None:
         """Take a frame that pair ``pair`` transmitted; the drop reason if it is lost."""
+
+
+class Outside(Link, Protocol):
+    """A link that leaves the process, ``Peer`` or ``Tap``: a context manager with a descriptor."""
+
+    def __enter__(self) -> Self:
+        """Open it; DeviceError if it cannot be had."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close it; harmless when repeated."""
+
+    def fileno(self) -> int:
+        """The descriptor, readable when frames have arrived."""
+
+    def arrived(self) -> tuple[list[bytes], bool]:
+        """Up to ``BUDGET`` frames that have arrived, and whether there may be more."""
 
 
 class DataPath:

@@ -19,7 +19,8 @@ from cvqd.simulator.doorbells import require_eventfd
 from cvqd.simulator.net_device import NetDevice
 from cvqd.simulator.peer import Peer
 from cvqd.simulator.ring import MAX_RING, Ring
-from cvqd.simulator.spec import PeerPath
+from cvqd.simulator.spec import PeerPath, TapPath
+from cvqd.simulator.tap import Tap
 from cvqd.wire.net_config import SIZE
 from cvqd.wire.vhost_vdpa import Backend
 from cvqd.wire.vhost_vdpa_ioctl import Ioctl
@@ -64,12 +65,14 @@ class SimulatedDevice:
     ) -> Self:
         """A device served by a task in ``nursery`` until ``aclose``.
 
-        DeviceError if the path that its peer datapath binds cannot be had.
+        DeviceError if the path or the interface of its datapath cannot be had.
         """
         device = cls(spec, log, name=name)
         try:
             if isinstance(spec.datapath, PeerPath):
                 device.net.join(Peer(spec.datapath))
+            elif isinstance(spec.datapath, TapPath):
+                device.net.join(Tap(spec.datapath))
         except DeviceError:
             await device.aclose()
             raise

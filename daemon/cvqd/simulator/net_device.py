@@ -17,7 +17,7 @@ from cvqd.simulator.doorbells import WAKE, Bell, Doorbells
 from cvqd.simulator.faults import FaultPlan
 from cvqd.simulator.iotlb import Iotlb
 from cvqd.simulator.negotiation import Negotiation
-from cvqd.simulator.peer import Peer, steer
+from cvqd.simulator.peer import steer
 from cvqd.simulator.ring import Ring
 from cvqd.simulator.statistics import Statistics
 from cvqd.wire.vhost_vdpa import Backend
@@ -28,10 +28,11 @@ if TYPE_CHECKING:
 
     from cvqd.core.address_space import AddressSpace
     from cvqd.events import EventLog
+    from cvqd.simulator.datapath import Outside
     from cvqd.simulator.spec import SimulatorSpec
 
-#: doorbell token of the peer's socket; rings have theirs from 0
-_PEER: Final = -2
+#: doorbell token of the outside's descriptor; rings have theirs from 0
+_OUTSIDE: Final = -2
 
 
 class NetDevice:
@@ -54,14 +55,17 @@ class NetDevice:
         self._asids = [0] * spec.group_count
         self._cvq = ControlQueue(self.control, self.faults, log, self.statistics)
         self._data = DataPath(self.rings, self.control, self.statistics)
-        self._peer: Peer | None = None
-        self._peer_pending = False
+        self._outside: Outside | None = None
+        self._arrivals_pending = False
 
-    def join(self, peer: Peer) -> None:
-        """Send frames to ``peer`` and receive its; the device owns it from now on."""
-        self._peer = peer.__enter__()
-        self._data.link = peer
-        self.doorbells.bind(_PEER, peer.fileno())
+    def join(self, outside: Outside) -> None:
+        """Send frames there and receive what comes; the device owns it from now on.
+
+        DeviceError if it cannot be had.
+        """
+        self._outside = outside.__enter__()
+        self._data.link = outside
+        self.doorbells.bind(_OUTSIDE, outside.fileno())
 
     def set_status(self, status: int) -> None:
         """Reset for 0; else DeviceError EINVAL from ``Negotiation.set_status``."""
@@ -120,10 +124,10 @@ class NetDevice:
         self.config_bell.bind(-1)
         self.negotiation.backend = 0
         self.iotlb.clear()
-        if self._peer is not None:
-            self.doorbells.unbind(_PEER)
-            self._peer.__exit__(None, None, None)
-            self._peer = None
+        if self._outside is not None:
+            self.doorbells.unbind(_OUTSIDE)
+            self._outside.__exit__(None, None, None)
+            self._outside = None
 
     def announce(self) -> None:
         """Ask the driver to announce itself, virtio 1.3 §5.1.6.5.4.
@@ -161,8 +165,8 @@ class NetDevice:
     def _note_rung(self) -> bool:
         rung = self.doorbells.take()
         for token in rung:
-            if token == _PEER:
-                self._peer_pending = True
+            if token == _OUTSIDE:
+                self._arrivals_pending = True
             elif token != WAKE and self.negotiation.driver_ok and self.rings[token].enabled:
                 self.rings[token].pending = True
         return bool(rung)
@@ -187,17 +191,17 @@ class NetDevice:
             if ring.pending:
                 # a kick on a receive ring only says that there are buffers
                 ring.pending = bool(ring.index & 1) and self._data.transmit(ring)
-        self._receive_from_peer()
+        self._receive_from_outside()
         touched |= self._data.touched()
         for ring in touched:
             if ring.publish():
                 self.bells[ring.index].ring()
-        return self._peer_pending or any(ring.pending for ring in served)
+        return self._arrivals_pending or any(ring.pending for ring in served)
 
-    def _receive_from_peer(self) -> None:
-        if self._peer is None or not self._peer_pending:
+    def _receive_from_outside(self) -> None:
+        if self._outside is None or not self._arrivals_pending:
             return
-        frames, self._peer_pending = self._peer.arrived()
+        frames, self._arrivals_pending = self._outside.arrived()
         for frame in frames:
             self._data.receive(frame, steer(frame, self.control.state.pairs))
 

@@ -84,6 +84,23 @@ class PeerPath:
             raise ValueError("connect: is the same socket as bind")
 
 
+@dataclass(frozen=True, slots=True)
+class TapPath:
+    """Frames travel over the host's tap interface of this name."""
+
+    interface: str
+
+    def __post_init__(self) -> None:
+        # dev_valid_name in net/core/dev.c; a percent sign would ask the kernel to make up a name
+        name = self.interface
+        if (
+            not 0 < len(name.encode()) < 16
+            or name in {".", ".."}
+            or any(character in "/:%" or character.isspace() for character in name)
+        ):
+            raise ValueError(f"interface: {name!r} is no name of a network interface")
+
+
 class FaultAction(enum.Enum):
     """How the control queue misbehaves.  ``delay`` and ``twice`` obey the command; the others do not."""
 
@@ -132,7 +149,7 @@ class SimulatorSpec:
     groups: Groups = Groups.CVQ
     address_spaces: int = 2
     features: int | None = None  #: feature word to offer; None is everything it can do
-    datapath: LoopbackPath | PeerPath = field(default_factory=LoopbackPath)
+    datapath: LoopbackPath | PeerPath | TapPath = field(default_factory=LoopbackPath)
     faults: tuple[Fault, ...] = ()
     backend_features: int = SUPPORTED_BACKEND_FEATURES
     iova_range: IovaRange = WHOLE_RANGE
