@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from cvqd.core.guest_queue import GuestQueue
     from cvqd.core.policy import Policy
     from cvqd.core.shadow_queue import ShadowQueue
-    from cvqd.core.ledger import Ledger
+    from cvqd.core.tracked import Ledger
     from cvqd.host.doorbell import DoorbellSet
     from cvqd.journal import Journal
 
@@ -151,7 +151,7 @@ class Relay:
 
     def _send(self, pending: Pending, command: Command) -> bool:
         """Judge one command and send it on its way; False if it has to wait for others."""
-        if self._widening or (self._policy.waits(command) and self._shadow.in_flight):
+        if self._policy.waits(command) and self._shadow.in_flight:
             return False
         try:
             route = self._policy.judge(command, self._ledger.state)
@@ -164,10 +164,7 @@ class Relay:
             return True
         if not self._shadow.free:
             return False
-        answer = command.answer_length
-        if answer > ACK:
-            answer = min(answer, pending.chain.writable_length)
-        self._shadow.submit(pending.id, pending.data, pending.deadline, answer)
+        self._shadow.submit(pending.id, pending.data, pending.deadline)
         self._sent[pending.id] = pending
         self._ledger.submitted(pending.id, command)
         self._journal.forwarded(pending)
@@ -175,15 +172,9 @@ class Relay:
 
     def _collect(self, now: float) -> None:
         """Take the device's answers; give up on those whose time has passed."""
-        for token, ack, late, result in self._shadow.reap():
-            pending = self._sent.pop(token)
-            if pending.widening is not None:
-                self._widened(pending, acked=ack == OK)
-                continue
-            if isinstance(pending.command, MacTableSet) and self._widen(pending, pending.command, ack):
-                continue
+        for command_id, ack, late, _ in self._shadow.reap():
+            pending = self._sent.pop(command_id)
             pending.ack = ERR if ack is None else ack
-            pending.result = result
             if ack is None:
                 # given back without a status: nobody can say whether it was executed
                 self._ledger.lost(pending.id)
@@ -191,10 +182,9 @@ class Relay:
                 pending.state = self._ledger.answered(pending.id, acked=ack == OK)
             if late:
                 self._journal.late(pending)
-        for token in self._shadow.expire(now):
-            pending = self._sent[token]
-            pending.expire()
-            self._ledger.expired(pending.id)
+        for command_id in self._shadow.expire(now):
+            self._sent[command_id].expire()
+            self._ledger.expired(command_id)
         for reason, detail in self._shadow.take_faults():
             self._journal.fault(reason, detail)
 
@@ -204,7 +194,7 @@ class Relay:
             return
         while self._open and (ack := self._open[0].ack) is not None:
             pending = self._open.popleft()
-            written = pending.chain.write(bytes((ack,)) + pending.result)
+            written = pending.chain.write(bytes((ack,)))
             self._guest.push(pending.chain, written)
             pending.chain.release()
             self._journal.answered(pending)
