@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Final
 
 from cvqd.core.address_space import AddressSpace
 from cvqd.core.guest_queue import Chain, GuestQueue
+from cvqd.core.ledger import Ledger
 from cvqd.core.policy import Policy
 from cvqd.core.shadow_queue import ShadowLayout, ShadowQueue
-from cvqd.core.tracked import Ledger, TrackedState
+from cvqd.core.tracked import TrackedState
 from cvqd.journal import Journal
 from cvqd.relay import Relay
 from cvqd.simulator.control import Control
@@ -306,9 +307,9 @@ class World:
     def _check_used(self) -> None:
         queue = self.queue
         assert queue.pushed == queue.popped, "each chain once, in order"
-        assert queue._next_used == (self._used + len(queue.pushed)) & 0xFFFF
+        assert queue._ring._next_used == (self._used + len(queue.pushed)) & 0xFFFF
         self.outcomes["given back"] += len(queue.pushed)
-        self._used = queue._next_used
+        self._used = queue._ring._next_used
         queue.popped.clear()
         queue.pushed.clear()
 

@@ -309,7 +309,7 @@ async def test_a_device_whose_used_index_jumps_is_left_alone_until_it_is_reset(
 ) -> None:
     queue = rig.owner._run.queue  # type: ignore[union-attr]
     assert queue is not None
-    queue._ring.used_index = 5000
+    queue._ring._ring.used_index = 5000
     rig.owner._run._call.ring()  # type: ignore[union-attr]
     await settled()
     assert [event["reason"] for event in rig.log.of("device.fault")] == ["used.index"]
