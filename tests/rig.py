@@ -17,6 +17,7 @@ import trio
 import trio.testing
 
 from cvqd.backend import Backend
+from cvqd.core.site_policy import EVERYTHING
 from cvqd.host import unix_listener
 from cvqd.host.listener import Listener
 from cvqd.journal import Journal
@@ -36,6 +37,7 @@ from cvqd.wire.virtio import Feature, mask_of
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
+    from cvqd.core.site_policy import SitePolicy
     from cvqd.testing.sequences import GuestSetup
 
 MAC_A = bytes.fromhex("525400aa0001")
@@ -97,10 +99,11 @@ class Rig:
         deadline: float = 1.0,
         max_command: int = 64 << 10,
         mac: bytes | None = None,
+        site: SitePolicy = EVERYTHING,
     ) -> AsyncIterator[Rig]:
         """A running instance; everything in it ends, in the service's order, when the block does."""
         log = log or EventRecorder()
-        limits = Limits(require_isolation, deadline, max_command, mac)
+        limits = Limits(require_isolation, deadline, max_command, mac, site)
         path = str(directory / "vm0.sock")
         jumps = isinstance(trio.lowlevel.current_clock(), trio.testing.MockClock)
         with trio.fail_after(_MOCK_PATIENCE if jumps else _PATIENCE):

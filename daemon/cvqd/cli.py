@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
@@ -118,6 +119,8 @@ def _parser() -> argparse.ArgumentParser:
 def _run(options: argparse.Namespace) -> int:
     from cvqd.config import load
 
+    # it asks a daemon that is up to reload; one that starts or ends must not be killed by it
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     config = load(options.config)
 
     import trio
@@ -137,7 +140,9 @@ def _run(options: argparse.Namespace) -> int:
     async def serve() -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(log.flush_task)
-            await run(config, socket_path=options.socket_path, fd=options.fd, log=log)
+            await run(
+                config, file=options.config, socket_path=options.socket_path, fd=options.fd, log=log
+            )
             nursery.cancel_scope.cancel()
 
     try:

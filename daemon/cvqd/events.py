@@ -40,6 +40,21 @@ class EventLog(Protocol):
 _ALL: Final = (
     Event("service.started", "info", "the daemon is ready for a front-end", ("version", "socket", "control")),
     Event("service.stopping", "info", "a signal asked the daemon to end", ("signal",)),
+    Event(
+        "service.reloaded", "info", "the configuration was read again; these keys took effect", ("changed",)
+    ),
+    Event(
+        "service.reload_refused",
+        "warning",
+        "these keys changed in the file but cannot change while the daemon runs",
+        ("keys", "reason"),
+    ),
+    Event(
+        "service.reload_failed",
+        "error",
+        "the configuration file is wrong; everything stays as it was",
+        ("problems",),
+    ),
     Event("service.stopped", "info", "everything is closed", ()),
     Event("service.failed", "error", "the daemon ends because of this", ("blame", "reason", "exit_code")),
     Event("device.opened", "info", "the device is ours", ("kind", "path", "features", "masked", "backend")),
@@ -143,6 +158,18 @@ _ALL: Final = (
         "tracked state moved with the device",
         ("command", "command_id", "digest", "late"),
         guest=True,
+    ),
+    Event(
+        "policy.not_enforced",
+        "warning",
+        "the device lacks the feature that a rule of the site's policy needs: all is let in",
+        ("rule", "feature"),
+    ),
+    Event(
+        "policy.exceeded",
+        "warning",
+        "what the guest set before breaks these rules; it stays until the guest changes it or starts anew",
+        ("rules", "digest"),
     ),
     Event("state.reset", "info", "a new driver's life begins", ("reason", "digest")),
     Event(

@@ -7,7 +7,7 @@ message; those are ``backend``'s.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from errno import EINVAL
 from time import monotonic_ns
 from typing import TYPE_CHECKING
@@ -19,6 +19,7 @@ from cvqd.core.address_space import AddressSpace
 from cvqd.core.isolation import GUEST_ASID, Isolation, Verdict
 from cvqd.core.mappings import Mappings
 from cvqd.core.policy import Policy
+from cvqd.core.site_policy import EVERYTHING, SitePolicy
 from cvqd.core.tracked import Ledger, TrackedState, replay
 from cvqd.errors import DeviceError, GuestError, IsolationError
 from cvqd.relay import Relay
@@ -48,13 +49,15 @@ if TYPE_CHECKING:
 class Limits:
     """What the configuration says: policy on isolation, ``deadline`` in seconds, ``max_command`` in bytes.
 
-    ``mac`` (6 bytes) is the address at the start of each driver's life, None leaves the device's own.
+    ``mac`` (6 bytes) is the address at the start of each driver's life, None leaves the device's own;
+    ``site`` are the rules for the guest's commands.
     """
 
     require_isolation: bool
     deadline: float
     max_command: int
     mac: bytes | None = None
+    site: SitePolicy = EVERYTHING
 
 
 class Owner:
@@ -65,7 +68,7 @@ class Owner:
     ) -> None:
         self.device = device
         self.facts = facts
-        self.offer = features.offer(facts.features, facts.max_pairs, facts.vqs)
+        self.offer = features.offer(facts.features, facts.max_pairs, facts.vqs, limits.site.pairs)
         self.isolation = Isolation(Verdict.NONE, (), "not judged yet")
         self.memory = AddressSpace()
         #: the guest's features, without bit 30
@@ -77,6 +80,8 @@ class Owner:
         self._mappings = Mappings(device, facts.backend_used)
         self._config = facts.config
         self._ledger = Ledger(self._reset_state())
+        #: the address at the start of this driver's life
+        self._own_mac = self.state.mac
         self._new_life: str | None = "the service started"
         self._driver_present = False
         self._run: Run | None = None
@@ -147,6 +152,25 @@ class Owner:
             self._log.emit("isolation.refused", queue=found.cvq.index, reason=found.reason)
             raise IsolationError(f"control queue {found.cvq.index}: {found.reason}")
         self._log.emit("isolation.shared", queue=found.cvq.index, reason=found.reason)
+
+    def amend(self, *, site: SitePolicy, deadline: float) -> None:
+        """Judge by other rules and wait for another time from the next command on.
+
+        What the guest has set already stays; the pairs that it is offered do too.
+        """
+        self._limits = replace(self._limits, site=site, deadline=deadline)
+        if self._run is not None:
+            self._run.amend(self._site, deadline)
+
+    def check_site(self) -> None:
+        """Say which of the site's rules this device cannot keep, and which its guest went beyond before."""
+        for rule, feature in self._site.needs.items():
+            if not self.offer.features & feature.mask:
+                self._log.emit("policy.not_enforced", rule=rule, feature=feature.name)
+        if self._run is not None:
+            rules = self._site.broken_by(replay(self.state, self._run.plan.features))
+            if rules:
+                self._log.emit("policy.exceeded", rules=rules, digest=self.state.digest())
 
     async def negotiate(self, guest_features: int) -> None:
         """Take the guest's features and try them on the device; DeviceError refuses them."""
@@ -287,7 +311,12 @@ class Owner:
 
     def _device_word(self, guest_features: int) -> int:
         word = self.offer.device_word(guest_features, self.facts.features)
+        word |= self._limits.site.features & self.offer.features
         return word | Feature.CTRL_MAC_ADDR.mask if self._limits.mac and self._sets_mac else word
+
+    @property
+    def _site(self) -> SitePolicy:
+        return self._limits.site.allowing(self._own_mac)
 
     def _reset_state(self) -> TrackedState:
         own = net_config.decode(self._config).mac
@@ -307,11 +336,18 @@ class Owner:
         """Give the device the state its driver left, or take the device's own for a new driver."""
         self._config = await self.device.get_config(0, len(self._config))
         if self._new_life is not None:
-            self._ledger = Ledger(self._reset_state())
+            commands = self._limits.site.opening(self.features, run.plan.features)
+            state = self._reset_state()
+            self._own_mac = state.mac
+            if self._limits.mac is not None and self._sets_mac:
+                commands.insert(0, MacAddrSet(self._limits.mac))
+            for command in commands:
+                state = state.after(command)
+            self._ledger = Ledger(state)
             self._log.emit("state.reset", reason=self._new_life, digest=self.state.digest())
             self._new_life = None
-            if self._limits.mac is not None and self._sets_mac:
-                await self._replay(run, [MacAddrSet(self._limits.mac)])
+            if commands:
+                await self._replay(run, commands)
         else:
             await self._replay(run, replay(self.state, run.plan.features))
 
@@ -342,4 +378,5 @@ class Owner:
             max_command=self._limits.max_command,
             kick_device=run.kick_device,
             call_guest=run.call_guest,
+            site=self._site,
         )

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from cvqd.core.policy import Route
+from cvqd.core.site_policy import EVERYTHING
 from cvqd.errors import GuestError
 from cvqd.journal import Pending
 from cvqd.wire.net_control import ERR, OK, Command, decode
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from cvqd.core.guest_queue import GuestQueue
     from cvqd.core.policy import Policy
     from cvqd.core.shadow_queue import ShadowQueue
+    from cvqd.core.site_policy import SitePolicy
     from cvqd.core.tracked import Ledger
     from cvqd.host.doorbell import DoorbellSet
     from cvqd.journal import Journal
@@ -42,7 +44,11 @@ SILENCE: Final = 0.001
 
 
 class Relay:
-    """Relays one guest's control queue; ``deadline`` in seconds, ``max_command`` in bytes."""
+    """Relays one guest's control queue; ``deadline`` in seconds, ``max_command`` in bytes.
+
+    ``site`` and ``deadline`` may be replaced while it runs: a command keeps the deadline it was popped
+    with and the judgement it was sent with.
+    """
 
     def __init__(
         self,
@@ -56,13 +62,15 @@ class Relay:
         max_command: int,
         kick_device: Callable[[], None],
         call_guest: Callable[[], None],
+        site: SitePolicy = EVERYTHING,
     ) -> None:
+        self.site = site
+        self.deadline = deadline
         self._guest = guest
         self._shadow = shadow
         self._ledger = ledger
         self._policy = policy
         self._journal = journal
-        self._deadline = deadline
         self._max_command = max_command
         self._kick_device = kick_device
         self._call_guest = call_guest
@@ -116,7 +124,7 @@ class Relay:
             if chain is None:
                 return False
             data = chain.read(self._max_command + 1)
-            pending = Pending(next(self._ids), chain, data, now + self._deadline)
+            pending = Pending(next(self._ids), chain, data, now + self.deadline)
             try:
                 pending.command = self._decode(chain, data)
             except GuestError as error:
@@ -155,6 +163,7 @@ class Relay:
             return False
         try:
             route = self._policy.judge(command, self._ledger.state)
+            self.site.judge(command)
         except GuestError as refusal:
             pending.refuse(refusal)
             return True

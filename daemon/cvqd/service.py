@@ -23,6 +23,7 @@ from cvqd.host.doorbell import Doorbell, DoorbellSet
 from cvqd.host.listener import Listener
 from cvqd.journal import Journal
 from cvqd.owner import Limits, Owner
+from cvqd.reload import Reloader
 from cvqd.simulator.device import SimulatedDevice
 from cvqd.status import (
     SCHEMA,
@@ -46,10 +47,11 @@ if TYPE_CHECKING:
     from cvqd.config import Config, DeviceConfig
     from cvqd.core.device import VdpaDevice
     from cvqd.events import EventLog
+    from cvqd.reload import LeveledLog
 
 
-async def run(config: Config, *, socket_path: str | None, fd: int | None, log: EventLog) -> None:
-    """Own the configured device and serve front-ends until SIGTERM or SIGINT.
+async def run(config: Config, *, file: str, socket_path: str | None, fd: int | None, log: LeveledLog) -> None:
+    """Own the configured device and serve front-ends until SIGTERM or SIGINT; SIGHUP reads ``file`` again.
 
     ``socket_path`` and ``fd`` (listening or connected) take the place of the configured socket.
     CvqdError where the device or a socket cannot be had.
@@ -71,6 +73,8 @@ async def run(config: Config, *, socket_path: str | None, fd: int | None, log: E
                 return instance_status(config.instance, owner, backend, journal)
 
             nursery.start_soon(_await_signal, nursery.cancel_scope, log)
+            hangups = stack.enter_context(trio.open_signal_receiver(signal.SIGHUP))
+            nursery.start_soon(Reloader(file, config, owner, log).follow, hangups)
             nursery.start_soon(follow_config, device, backend)
             nursery.start_soon(control.serve, asked, {"status": answer_status}, log)
             # what start-up left is here to stay: no collection has to look at it again
@@ -132,6 +136,7 @@ async def take(device: VdpaDevice, limits: Limits, log: EventLog, journal: Journ
         backend=backend_names(facts.backend_features),
     )
     await owner.judge()
+    owner.check_site()
     return owner
 
 
@@ -142,6 +147,7 @@ def limits(config: Config) -> Limits:
         deadline=config.control_queue.deadline,
         max_command=config.control_queue.max_command,
         mac=config.device.mac if isinstance(config.device, CharDevice) else None,
+        site=config.policy,
     )
 
 
