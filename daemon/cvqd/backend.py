@@ -121,10 +121,11 @@ class Backend:
         while (message := await connection.receive()) is not None:
             async with self._busy:
                 effect = session.receive(message)
+                result: Result = None
                 if effect is not None:
                     result = await self._perform(session, effect, message.name)
                 else:
-                    result = await self._take_barrier(session, message.request)
+                    await self._take_barrier(session, message.request)
                 await self._settle(session, connection)
                 reply = session.reply(message, result)
             if reply is not None:
