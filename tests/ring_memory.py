@@ -48,11 +48,11 @@ class RingMemory:
             self._published = (self._published + 1) & 0xFFFF
         self.ring.available_index = self._published
 
-    def command(self, data: bytes, head: int = 0, offset: int = 0) -> int:
-        """A readable command and a writable status byte, published; the status byte's guest address."""
-        status = self.write(offset + len(data), b"\xff")
+    def command(self, data: bytes, head: int = 0, offset: int = 0, answer: int = 1) -> int:
+        """A readable command and ``answer`` writable bytes, published; the status byte's guest address."""
+        status = self.write(offset + len(data), b"\xff" * answer)
         self.descriptor(head, self.write(offset, data), len(data), following=head + 1)
-        self.descriptor(head + 1, status, 1, write=True)
+        self.descriptor(head + 1, status, answer, write=True)
         self.publish(head)
         return status
 

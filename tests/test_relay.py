@@ -9,16 +9,20 @@ import trio
 
 from cvqd.core.address_space import AddressSpace
 from cvqd.core.guest_queue import Chain, GuestQueue
+from cvqd.core.ledger import Ledger
 from cvqd.core.policy import Policy
 from cvqd.core.shadow_queue import ShadowLayout, ShadowQueue
-from cvqd.core.tracked import Ledger, TrackedState
+from cvqd.core.site_policy import SitePolicy
+from cvqd.core.tracked import TrackedState
 from cvqd.journal import Journal
 from cvqd.relay import SILENCE, Relay
 from cvqd.testing.events import EventRecorder
 from cvqd.wire.net_control import (
     AnnounceAck,
+    CoalVqGet,
     Command,
     MacAddrSet,
+    MacTableSet,
     RxMode,
     RxModeSet,
     VlanAdd,
@@ -336,3 +340,116 @@ async def test_lines_that_wait_for_a_device_are_told_after_a_moment_of_silence()
     first, second = doorbells.until[:2]
     assert begun + SILENCE <= first < begun + 1
     assert second >= begun + 1, "then only the deadline is left to wait for"
+
+
+def test_a_result_reaches_the_guest_behind_its_status_as_far_as_the_guest_has_room():
+    for room, expected in [(9, 9), (5, 5), (40, 9)]:
+        stage = Stage()
+        status = stage.guest.command(CoalVqGet(1).encode(), answer=room)
+        stage.step(0)
+        chain = stage.device.pop()
+        assert chain is not None
+        assert chain.writable_length == expected, "the device has as much room as the guest gave, or less"
+        stage.device.push(chain, chain.write(b"\0" + bytes(range(1, 9))))
+        stage.device.publish()
+        stage.step(0)
+        assert stage.guest.ring.used_element(0) == (0, expected)
+        result = [stage.guest.byte(status + place) for place in range(room)]
+        assert result == [*range(expected), *[0xFF] * (room - expected)]
+
+
+def test_a_refused_question_is_answered_with_one_byte():
+    stage = Stage()
+    status = stage.guest.command(CoalVqGet(8).encode(), answer=9)
+    stage.step(0)
+    assert stage.guest.ring.used_element(0) == (0, 1)
+    assert [stage.guest.byte(status + place) for place in range(3)] == [1, 0xFF, 0xFF]
+
+
+BIG = MacTableSet((OTHER,) * 3, ())
+SMALL = MacTableSet((OTHER,), ())
+
+
+def widened_stage() -> Stage:
+    stage = Stage()
+    stage.send(RxModeSet(RxMode.PROMISC, 0))
+    stage.step(0)
+    stage.device_obeys()
+    stage.step(0)
+    stage.send(BIG)
+    stage.step(0)
+    stage.device_gives(stage.device_takes()[0][0], ack=1)
+    stage.step(0)
+    assert stage.answers() == [0], "the table has no answer yet"
+    return stage
+
+
+def test_tables_that_the_device_does_not_take_make_it_promiscuous_and_stay_in_the_state():
+    stage = widened_stage()
+    stage.send(VlanAdd(1))
+    stage.step(0)
+    assert stage.device_obeys() == [RxModeSet(RxMode.PROMISC, 1)], "nothing overtakes it"
+    stage.step(0)
+    assert stage.answers() == [0]
+    assert stage.ledger.state == TrackedState(MAC, rx=0, unicast=(OTHER,) * 3, widened=True)
+    assert stage.log.of("cvq.table.widened") == [{"command_id": 2, "unicast": 3, "multicast": 0}]
+    stage.step(0)
+    assert stage.device_obeys() == [VlanAdd(1)]
+
+
+def test_a_widened_device_keeps_its_mode_until_tables_fit_and_then_has_the_guests():
+    stage = widened_stage()
+    stage.device_obeys()
+    stage.step(0)
+    stage.send(RxModeSet(RxMode.PROMISC, 1), RxModeSet(RxMode.PROMISC, 0), BIG)
+    stage.step(0)
+    [(chain, command)] = stage.device_takes()
+    assert command == BIG
+    stage.device_gives(chain, ack=1)
+    stage.step(0)
+    assert stage.answers() == [0, 0, 0, 0], "promiscuous already: nothing more to do"
+    stage.send(SMALL)
+    stage.step(0)
+    assert stage.device_obeys() == [SMALL]
+    stage.step(0)
+    assert stage.device_obeys() == [RxModeSet(RxMode.PROMISC, 0)]
+    stage.step(0)
+    assert stage.answers() == [0]
+    assert stage.ledger.state == TrackedState(MAC, rx=0, unicast=(OTHER,))
+    assert len(stage.log.of("cvq.table.narrowed")) == 1
+
+
+def test_a_device_that_can_do_neither_has_its_refusal_passed_on():
+    stage = widened_stage()
+    stage.device_gives(stage.device_takes()[0][0], ack=1)
+    stage.step(0)
+    assert stage.answers() == [1]
+    assert stage.ledger.state == TrackedState(MAC, rx=0)
+    assert not stage.log.of("cvq.table.widened")
+    stage.send(VlanAdd(1))
+    stage.step(0)
+    assert stage.device_obeys() == [VlanAdd(1)]
+
+
+def test_a_second_command_that_is_late_is_the_guests_error_and_still_counts():
+    stage = widened_stage()
+    stage.step(1)
+    assert stage.answers() == [1]
+    stage.send(VlanAdd(1))
+    stage.step(1)
+    assert stage.device_obeys() == [RxModeSet(RxMode.PROMISC, 1), VlanAdd(1)]
+    stage.step(1)
+    assert stage.answers() == [0]
+    assert stage.ledger.state == TrackedState(MAC, rx=0, unicast=(OTHER,) * 3, widened=True, vlans=2)
+    assert not stage.ledger.uncertain
+
+
+def test_a_site_that_forbids_promiscuous_mode_has_the_devices_refusal_passed_on():
+    stage = Stage()
+    stage.relay.site = SitePolicy(promiscuous=False)
+    stage.send(BIG)
+    stage.step(0)
+    stage.device_gives(stage.device_takes()[0][0], ack=1)
+    stage.step(0)
+    assert stage.answers() == [1]
+    assert stage.device_takes() == []

@@ -139,6 +139,20 @@ _ALL: Final = (
         guest=True,
     ),
     Event(
+        "cvq.table.widened",
+        "warning",
+        "the device does not take these address tables and receives everything instead",
+        ("command_id", "unicast", "multicast"),
+        guest=True,
+    ),
+    Event(
+        "cvq.table.narrowed",
+        "info",
+        "the device takes the address tables again",
+        ("command_id", "unicast", "multicast"),
+        guest=True,
+    ),
+    Event(
         "cvq.chain.malformed",
         "warning",
         "a descriptor chain breaks virtio's rules",
@@ -162,7 +176,7 @@ _ALL: Final = (
     Event(
         "policy.not_enforced",
         "warning",
-        "the device lacks the feature that a rule of the site's policy needs: all is let in",
+        "the device lacks the feature that a rule of the site's policy needs and may let everything in",
         ("rule", "feature"),
     ),
     Event(

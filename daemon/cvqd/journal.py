@@ -12,7 +12,7 @@ from collections import Counter, deque
 from time import monotonic_ns
 from typing import TYPE_CHECKING, Final
 
-from cvqd.wire.net_control import ERR, NAMES, OK, Command, name_of
+from cvqd.wire.net_control import ERR, NAMES, OK, Command, MacTableSet, name_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,7 +41,9 @@ class Pending:
         "id",
         "received_ns",
         "refusal",
+        "result",
         "state",
+        "widens",
     )
 
     def __init__(self, command_id: int, chain: Chain, data: bytes, deadline: float) -> None:
@@ -55,10 +57,14 @@ class Pending:
         self.command: Command | None = None
         #: status byte for the guest, None while there is none
         self.ack: int | None = None
+        #: what the device put behind its status byte
+        self.result = b""
         self.refusal: GuestError | None = None
         self.expired = False
         #: the state this command led to, if it changed it
         self.state: TrackedState | None = None
+        #: whether the device receives everything instead of this table (True), or no longer has to (False)
+        self.widens: bool | None = None
 
     @property
     def name(self) -> str:
@@ -117,6 +123,9 @@ class Journal:
         else:
             outcome = "cvq.command.expired" if command.expired else "cvq.command.acked"
         self._notes.append((outcome, command.answered_ns, command))
+        if command.widens is not None and command.ack == OK:
+            change = "cvq.table.widened" if command.widens else "cvq.table.narrowed"
+            self._notes.append((change, command.answered_ns, command))
         if command.state is not None:
             self._notes.append(("state.changed", command.answered_ns, command))
 
@@ -198,6 +207,14 @@ class Journal:
                 self.counts["chains_malformed"] += 1
                 self.counts[refusal.reason] += 1
                 emit("cvq.chain.malformed", mono_ns=moment, reason=refusal.reason, detail=refusal.detail)
+            case "cvq.table.widened" | "cvq.table.narrowed" if isinstance(command.command, MacTableSet):
+                emit(
+                    event,
+                    mono_ns=moment,
+                    command_id=command.id,
+                    unicast=len(command.command.unicast),
+                    multicast=len(command.command.multicast),
+                )
             case "state.changed" if command.state is not None:
                 emit(
                     "state.changed",

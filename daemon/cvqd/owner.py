@@ -17,19 +17,21 @@ import trio
 from cvqd.core import config_space, features, lifecycle
 from cvqd.core.address_space import AddressSpace
 from cvqd.core.isolation import GUEST_ASID, Isolation, Verdict
+from cvqd.core.ledger import Ledger
 from cvqd.core.mappings import Mappings
-from cvqd.core.policy import Policy
+from cvqd.core.policy import HashLimits, Policy
+from cvqd.core.restore import replay, replay_running
 from cvqd.core.site_policy import EVERYTHING, SitePolicy
-from cvqd.core.tracked import Ledger, TrackedState, replay
+from cvqd.core.tracked import TrackedState
 from cvqd.errors import DeviceError, GuestError, IsolationError
 from cvqd.relay import Relay
 from cvqd.replay import replay as replay_commands
 from cvqd.run import GuestRing, Run, ring_windows
 from cvqd.shadow import ShadowMemory
 from cvqd.wire import net_config
-from cvqd.wire.net_control import MacAddrSet
+from cvqd.wire.net_control import MacAddrSet, MacTableSet, RxModeSet
 from cvqd.wire.vhost_vdpa import Access, Map
-from cvqd.wire.virtio import Feature, control_queue_index, feature_names
+from cvqd.wire.virtio import Feature, control_queue_index, feature_names, mask_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -113,7 +115,7 @@ class Owner:
     @property
     def guest_pairs(self) -> int:
         """Queue pairs the guest has rings for."""
-        return self.offer.max_pairs if self.features & Feature.MQ.mask else 1
+        return self.offer.max_pairs if self.features & mask_of(Feature.MQ, Feature.RSS) else 1
 
     @property
     def quarantined(self) -> int:
@@ -242,6 +244,7 @@ class Owner:
             await self._restore(run)
             run.attach(self.memory, self._relay)
             await lifecycle.enable_data(self.device, self.facts, run.plan)
+            await self._replay(run, replay_running(self.state, run.plan.features))
         except BaseException:
             with trio.CancelScope(shield=True):
                 await run.stop_device(self.device, self.facts)
@@ -318,9 +321,10 @@ class Owner:
     def _site(self) -> SitePolicy:
         return self._limits.site.allowing(self._own_mac)
 
-    def _reset_state(self) -> TrackedState:
+    def _reset_state(self, features: int = 0) -> TrackedState:
+        """State that a driver with these features on the device begins with."""
         own = net_config.decode(self._config).mac
-        return TrackedState(self._limits.mac or own if self._sets_mac else own)
+        return TrackedState.after_reset(self._limits.mac or own if self._sets_mac else own, features)
 
     def _initial(self, rings: list[GuestRing]) -> bool:
         """Only a driver that starts over shows rings that were never used."""
@@ -337,7 +341,7 @@ class Owner:
         self._config = await self.device.get_config(0, len(self._config))
         if self._new_life is not None:
             commands = self._limits.site.opening(self.features, run.plan.features)
-            state = self._reset_state()
+            state = self._reset_state(run.plan.features)
             self._own_mac = state.mac
             if self._limits.mac is not None and self._sets_mac:
                 commands.insert(0, MacAddrSet(self._limits.mac))
@@ -346,16 +350,32 @@ class Owner:
             self._ledger = Ledger(state)
             self._log.emit("state.reset", reason=self._new_life, digest=self.state.digest())
             self._new_life = None
-            if commands:
-                await self._replay(run, commands)
+            await self._replay(run, commands)
         else:
             await self._replay(run, replay(self.state, run.plan.features))
 
     async def _replay(self, run: Run, commands: list[Command]) -> None:
-        if run.queue is None:
+        if run.queue is None or not commands:
             return
         begun = monotonic_ns()
-        await replay_commands(commands, run.queue, run.doorbells, run.kick_device, self._limits.deadline)
+        widened = await replay_commands(
+            commands,
+            run.queue,
+            run.doorbells,
+            run.kick_device,
+            self._limits.deadline,
+            may_widen=self._site.promiscuous,
+        )
+        table = next((command for command in commands if isinstance(command, MacTableSet)), None)
+        if table is not None and widened:
+            self._log.emit(
+                "cvq.table.widened",
+                command_id=0,
+                unicast=len(table.unicast),
+                multicast=len(table.multicast),
+            )
+        if any(isinstance(command, RxModeSet) for command in commands):
+            self._ledger.widened(widened=widened)
         self._log.emit(
             "state.replayed",
             commands=len(commands),
@@ -368,15 +388,27 @@ class Owner:
             guest=guest,
             shadow=shadow,
             ledger=self._ledger,
-            policy=Policy(
-                self.features,
-                self.offer.max_pairs,
-                announces=bool(self.offer.emulated & Feature.GUEST_ANNOUNCE.mask),
-            ),
+            policy=self._policy(run),
             journal=self._journal,
             deadline=self._limits.deadline,
             max_command=self._limits.max_command,
             kick_device=run.kick_device,
             call_guest=run.call_guest,
             site=self._site,
+        )
+
+    def _policy(self, run: Run) -> Policy:
+        """What the guest's commands are judged by in this run."""
+        space = net_config.decode(self._config)
+        data = {plan.index for plan in run.plan.data}
+        return Policy(
+            self.features,
+            self.guest_pairs,
+            announces=bool(self.offer.emulated & Feature.GUEST_ANNOUNCE.mask),
+            hashing=HashLimits(
+                space.rss_max_key_size, space.rss_max_indirection_table_length, space.supported_hash_types
+            ),
+            disabled=frozenset(range(2 * self.guest_pairs)) - data,
+            device_cvq=self.offer.device_cvq_index,
+            max_answer=self.shadow.max_answer,
         )

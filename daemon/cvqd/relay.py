@@ -25,17 +25,18 @@ from cvqd.core.policy import Route
 from cvqd.core.site_policy import EVERYTHING
 from cvqd.errors import GuestError
 from cvqd.journal import Pending
-from cvqd.wire.net_control import ERR, OK, Command, decode
+from cvqd.tables import Tables, promiscuous
+from cvqd.wire.net_control import ACK, ERR, OK, Command, MacTableSet, decode
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from cvqd.core.chain import Chain
     from cvqd.core.guest_queue import GuestQueue
+    from cvqd.core.ledger import Ledger
     from cvqd.core.policy import Policy
     from cvqd.core.shadow_queue import ShadowQueue
     from cvqd.core.site_policy import SitePolicy
-    from cvqd.core.tracked import Ledger
     from cvqd.host.doorbell import DoorbellSet
     from cvqd.journal import Journal
 
@@ -79,6 +80,7 @@ class Relay:
         #: popped and not answered, in the guest's order; the second holds those not yet judged
         self._open: deque[Pending] = deque()
         self._unsent: deque[Pending] = deque()
+        self._tables = Tables(ledger)
         #: with the device, expired ones included
         self._sent: dict[int, Pending] = {}
 
@@ -159,7 +161,7 @@ class Relay:
 
     def _send(self, pending: Pending, command: Command) -> bool:
         """Judge one command and send it on its way; False if it has to wait for others."""
-        if self._policy.waits(command) and self._shadow.in_flight:
+        if self._tables.busy or (self._policy.waits(command) and self._shadow.in_flight):
             return False
         try:
             route = self._policy.judge(command, self._ledger.state)
@@ -173,17 +175,32 @@ class Relay:
             return True
         if not self._shadow.free:
             return False
-        self._shadow.submit(pending.id, pending.data, pending.deadline)
-        self._sent[pending.id] = pending
+        answer = command.answer_length
+        if answer > ACK:
+            answer = min(answer, pending.chain.writable_length)
+        self._submit(pending.id, pending, pending.data, answer)
         self._ledger.submitted(pending.id, command)
         self._journal.forwarded(pending)
         return True
 
+    def _submit(self, token: int, pending: Pending, data: bytes, answer: int) -> None:
+        self._shadow.submit(token, data, pending.deadline, answer)
+        self._sent[token] = pending
+
     def _collect(self, now: float) -> None:
         """Take the device's answers; give up on those whose time has passed."""
-        for command_id, ack, late, _ in self._shadow.reap():
-            pending = self._sent.pop(command_id)
+        for token, status, late, result in self._shadow.reap():
+            pending = self._sent.pop(token)
+            ack = status
+            if isinstance(pending.command, MacTableSet) and (not late or pending.widens is not None):
+                ack, mode = self._tables.settle(
+                    pending, pending.command, ack, may_widen=self.site.promiscuous
+                )
+                if mode is not None:
+                    self._submit(next(self._ids), pending, promiscuous(mode), ACK)
+                    continue
             pending.ack = ERR if ack is None else ack
+            pending.result = result
             if ack is None:
                 # given back without a status: nobody can say whether it was executed
                 self._ledger.lost(pending.id)
@@ -191,9 +208,11 @@ class Relay:
                 pending.state = self._ledger.answered(pending.id, acked=ack == OK)
             if late:
                 self._journal.late(pending)
-        for command_id in self._shadow.expire(now):
-            self._sent[command_id].expire()
-            self._ledger.expired(command_id)
+        for token in self._shadow.expire(now):
+            pending = self._sent[token]
+            pending.expire()
+            self._tables.abandon(pending)
+            self._ledger.expired(pending.id)
         for reason, detail in self._shadow.take_faults():
             self._journal.fault(reason, detail)
 
@@ -203,7 +222,7 @@ class Relay:
             return
         while self._open and (ack := self._open[0].ack) is not None:
             pending = self._open.popleft()
-            written = pending.chain.write(bytes((ack,)))
+            written = pending.chain.write(bytes((ack,)) + pending.result)
             self._guest.push(pending.chain, written)
             pending.chain.release()
             self._journal.answered(pending)

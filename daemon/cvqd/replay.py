@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from cvqd.errors import DeviceError
-from cvqd.wire.net_control import OK
+from cvqd.wire.net_control import ERR, OK, MacTableSet, RxMode, RxModeSet
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -27,12 +27,17 @@ async def replay(
     doorbells: DoorbellSet,
     kick_device: Callable[[], None],
     deadline: float,
-) -> None:
-    """Send commands in order and wait for every answer.
+    *,
+    may_widen: bool = True,
+) -> bool:
+    """Send commands in order and wait for every answer; whether address tables had to be *widened*.
 
+    A device that does not take the tables is made promiscuous in the end (see ``tables``) with ``may_widen``.
     DeviceError names the first command that the device refused, or did not
     answer within ``deadline`` seconds of the last progress.
     """
+    commands = list(commands)
+    widened = False
     sent = 0
     open_places: set[int] = set()
     expires = trio.current_time() + deadline
@@ -45,7 +50,10 @@ async def replay(
             kick_device()
         await doorbells.wait(expires)
         for place, ack, _, _ in shadow.reap():
-            if ack != OK:
+            if ack == ERR and may_widen and isinstance(commands[place], MacTableSet):
+                widened = True
+                commands.append(RxModeSet(RxMode.PROMISC, 1))
+            elif ack != OK:
                 raise _failed(commands, place, EIO, f"acknowledged with {ack}")
             open_places.discard(place)
             expires = trio.current_time() + deadline
@@ -53,6 +61,7 @@ async def replay(
             raise _failed(
                 commands, min(open_places, default=sent), ETIMEDOUT, f"no answer within {deadline:g} s"
             )
+    return widened
 
 
 def _failed(commands: Sequence[Command], place: int, errno: int, what: str) -> DeviceError:

@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from cvqd.core.lifecycle import RingPlan
-from cvqd.core.shadow_queue import PAGE, ShadowLayout, ShadowQueue
+from cvqd.core.shadow_queue import PAGE, SHORT_ANSWER, ShadowLayout, ShadowQueue
 from cvqd.errors import DeviceError
 from cvqd.host import shared_memory
+from cvqd.wire.control_frame import ACK
+from cvqd.wire.control_stats import CVQ_RESULT, PAIR_RESULT
 from cvqd.wire.vhost_vdpa import Access, Map
+from cvqd.wire.virtio import Feature
 
 if TYPE_CHECKING:
     from cvqd.core.lifecycle import DeviceFacts
@@ -18,12 +21,19 @@ if TYPE_CHECKING:
 RING: Final = 128
 
 
+def longest_answer(facts: DeviceFacts) -> int:
+    """Bytes of the longest answer a guest can need: each block of statistics of each queue, once."""
+    if not facts.features & Feature.DEVICE_STATS.mask:
+        return SHORT_ANSWER
+    return -(-(ACK + facts.max_pairs * PAIR_RESULT + CVQ_RESULT) // PAGE) * PAGE
+
+
 class ShadowMemory:
     """Private to the daemon and the device; pages that no command used are never touched."""
 
     def __init__(self, facts: DeviceFacts, max_command: int) -> None:
         self._iova_range = facts.iova
-        self._layout = ShadowLayout(min(RING, facts.vring_num), max_command)
+        self._layout = ShadowLayout(min(RING, facts.vring_num), max_command, longest_answer(facts))
         self._region = shared_memory.create("cvqd-shadow", self._layout.size)
         self._placed: tuple[int, int] | None = None
 
@@ -31,6 +41,11 @@ class ShadowMemory:
     def placed(self) -> tuple[int, int] | None:
         """Address space and address, while the device can see the memory."""
         return self._placed
+
+    @property
+    def max_answer(self) -> int:
+        """Bytes that an answer may have."""
+        return self._layout.max_answer
 
     @property
     def size(self) -> int:

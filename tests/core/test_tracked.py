@@ -3,14 +3,27 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cvqd.core.tracked import Ledger, TrackedState, replay
+from cvqd.core.coalescing import CoalescingTable
+from cvqd.core.ledger import Ledger
+from cvqd.core.restore import replay, replay_running
+from cvqd.core.tracked import TableKept, TrackedState
 from cvqd.wire.net_control import (
+    GUEST_OFFLOADS,
     AnnounceAck,
+    Coalescing,
+    CoalRxSet,
+    CoalTxSet,
+    CoalVqGet,
+    CoalVqSet,
     Command,
+    GuestOffloadsSet,
+    HashConfig,
     MacAddrSet,
     MacTableSet,
+    RssConfig,
     RxMode,
     RxModeSet,
+    StatsQuery,
     Unknown,
     VlanAdd,
     VlanDel,
@@ -20,10 +33,12 @@ from cvqd.wire.virtio import Feature, mask_of
 
 MAC = bytes.fromhex("525400000001")
 OTHER = bytes.fromhex("525400000002")
-RESET = TrackedState(MAC)
+EVERYTHING = mask_of(*Feature)
+RESET = TrackedState.after_reset(MAC, EVERYTHING)
 
 macs = st.binary(min_size=6, max_size=6)
 tables = st.lists(macs, max_size=4).map(tuple)
+values = st.builds(Coalescing, st.integers(0, 2), st.integers(0, 2))
 commands: st.SearchStrategy[Command] = st.one_of(
     st.builds(MacAddrSet, macs),
     st.builds(MacTableSet, tables, tables),
@@ -31,7 +46,18 @@ commands: st.SearchStrategy[Command] = st.one_of(
     st.builds(VlanAdd, st.integers(0, 4095)),
     st.builds(VlanDel, st.integers(0, 4095)),
     st.builds(VqPairsSet, st.integers(1, 8)),
+    st.builds(
+        RssConfig, st.just(7), st.just(1), st.just(0), st.just((0, 1)), st.integers(1, 8), st.just(b"k")
+    ),
+    st.builds(HashConfig, st.integers(0, 511), st.just(b"key")),
+    st.builds(GuestOffloadsSet, st.sampled_from([0, 1 << 1, GUEST_OFFLOADS])),
+    st.builds(CoalTxSet, values),
+    st.builds(CoalRxSet, values),
+    st.builds(CoalVqSet, st.integers(0, 7), values),
 )
+
+
+RSS = RssConfig(7, 1, 0, (0, 1), 2, b"k")
 
 
 def fold(done: list[Command], state: TrackedState = RESET) -> TrackedState:
@@ -62,6 +88,12 @@ def test_digests_differ_for_each_part_and_not_for_the_order_of_a_table():
         RESET._replace(vlans=1),
         RESET._replace(pairs=2),
         RESET._replace(announce=True),
+        RESET._replace(hashing=RSS),
+        RESET._replace(hashing=HashConfig(1, b"k")),
+        RESET._replace(offloads=0),
+        RESET._replace(coalescing=CoalescingTable(tx=Coalescing(1, 1))),
+        RESET._replace(coalescing=CoalescingTable(rx=Coalescing(1, 1))),
+        RESET._replace(coalescing=CoalescingTable(queues=((1, Coalescing(1, 1)),))),
     ]
     assert len({state.digest() for state in states}) == len(states)
     assert RESET._replace(unicast=(MAC, OTHER)).digest() == RESET._replace(unicast=(OTHER, MAC)).digest()
@@ -71,7 +103,7 @@ def test_digests_differ_for_each_part_and_not_for_the_order_of_a_table():
 def test_a_replay_leads_a_reset_device_to_the_same_state(done):
     state = fold(done)
     everything = mask_of(*Feature)
-    again = replay(state, everything)
+    again = replay(state, everything) + replay_running(state, everything)
     assert fold(again) == state
     assert fold(again).digest() == state.digest()
 
@@ -80,7 +112,7 @@ def test_a_replay_leads_a_reset_device_to_the_same_state(done):
 def test_a_replay_sends_nothing_that_was_not_negotiated(done, features):
     assert all(
         command.feature is not None and features & command.feature.mask
-        for command in replay(fold(done), features)
+        for command in replay(fold(done), features) + replay_running(fold(done), features)
     )
 
 
@@ -163,3 +195,65 @@ def test_the_state_is_the_fold_of_the_acknowledged_in_any_order_of_answers(done,
         answered.add(command_id)
         assert ledger.state == fold([done[i][0] for i in sorted(answered) if done[i][1]])
     assert not ledger._entries
+
+
+def test_a_reset_leaves_what_the_negotiated_features_say():
+    nothing = TrackedState.after_reset(MAC, 0)
+    assert nothing.rx == 1 << RxMode.ALLMULTI, "nobody could turn promiscuous mode off"
+    assert nothing.offloads == 0
+    some = mask_of(Feature.CTRL_RX, Feature.GUEST_CSUM, Feature.GUEST_TSO6, Feature.MTU)
+    assert TrackedState.after_reset(MAC, some).rx == 1 << RxMode.PROMISC
+    assert TrackedState.after_reset(MAC, some).offloads == mask_of(Feature.GUEST_CSUM, Feature.GUEST_TSO6)
+
+
+def test_the_last_steering_command_decides_and_a_hash_report_is_no_steering():
+    assert RESET.after(RSS) == RESET._replace(hashing=RSS, pairs=2)
+    assert RESET.after(RSS).after(VqPairsSet(4)) == RESET._replace(pairs=4)
+    report = HashConfig(7, b"k")
+    assert RESET.after(RSS).after(report).hashing == report
+    assert RESET.after(report).after(VqPairsSet(4)) == RESET._replace(pairs=4, hashing=report)
+
+
+def test_the_last_setter_of_a_queues_coalescing_wins():
+    # the example of virtio 1.3 §5.1.6.5.9
+    first, second, third, fourth = (Coalescing(number, number) for number in range(1, 5))
+    state = RESET.after(CoalRxSet(first)).after(CoalVqSet(0, second)).after(CoalVqSet(1, third))
+    assert [state.coalescing.of(queue) for queue in range(4)] == [second, third, first, Coalescing()]
+    state = state.after(CoalTxSet(fourth))
+    assert [state.coalescing.of(queue) for queue in range(4)] == [second, fourth, first, fourth]
+    assert state.after(CoalVqSet(0, first)).coalescing.queues == ()
+    assert state.after(CoalVqGet(0)) == state.after(StatsQuery()) == state
+
+
+def test_replay_sets_steering_before_queues_run_and_single_queues_when_they_do():
+    state = fold([RSS, GuestOffloadsSet(0), CoalTxSet(Coalescing(8, 9)), CoalVqSet(1, Coalescing(1, 2))])
+    said = replay(state, EVERYTHING)
+    assert said.index(VqPairsSet(2)) < said.index(RSS) < said.index(GuestOffloadsSet(0))
+    assert CoalTxSet(Coalescing(8, 9)) in said
+    assert replay_running(state, EVERYTHING) == [CoalVqSet(1, Coalescing(1, 2))]
+
+
+def test_tables_that_a_device_does_not_take_are_kept_and_shown_but_not_in_the_digest():
+    table = MacTableSet((OTHER,), ())
+    kept = RESET.after(TableKept(table, widened=True))
+    assert kept.unicast == (OTHER,)
+    assert kept.widened
+    assert kept.as_dict()["widened"] is True
+    assert kept.digest() == RESET.after(table).digest()
+    assert RESET.after(TableKept(table, widened=False)) == RESET.after(table)
+
+
+def test_the_state_for_people_names_types_and_offloads_and_hides_the_key():
+    shown = RESET.after(RSS).after(CoalVqSet(3, Coalescing(4, 5))).as_dict()
+    assert shown["steering"] == {
+        "mode": "rss",
+        "hash_types": ["ipv4", "tcpv4", "udpv4"],
+        "table": [0, 1],
+        "unclassified": 0,
+    }
+    assert "GUEST_TSO4" in shown["offloads"]
+    assert shown["coalescing"]["queues"] == {"3": {"packets": 4, "usecs": 5}}
+    assert RESET.after(HashConfig(1, b"k")).as_dict()["steering"] == {
+        "mode": "hash_report",
+        "hash_types": ["ipv4"],
+    }

@@ -1,41 +1,62 @@
 """What the device looks like now: every control command it acknowledged, folded into one value.
 
-``TrackedState`` is the value, ``Ledger`` the way to it.  The device executes
-its control queue in order, so state is the fold of the acknowledged commands
-*in the order they were submitted*, also when an answer comes late.  While an
-expired command is without an answer the state is ``uncertain``.
+``ledger`` is the way to it, ``restore`` the way back into a device.
 """
 
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Final, NamedTuple
+from dataclasses import dataclass
+from typing import Final, NamedTuple
 
+from cvqd.core.coalescing import CoalescingTable
+from cvqd.wire.control_steering import hash_type_names
 from cvqd.wire.net_config import format_mac
 from cvqd.wire.net_control import (
+    GUEST_OFFLOADS,
     AnnounceAck,
+    CoalRxSet,
+    CoalTxSet,
+    CoalVqSet,
     Command,
+    GuestOffloadsSet,
+    HashConfig,
     MacAddrSet,
     MacTableSet,
+    RssConfig,
     RxMode,
     RxModeSet,
     VlanAdd,
     VlanDel,
     VqPairsSet,
 )
-from cvqd.wire.virtio import Feature
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from cvqd.wire.virtio import Feature, feature_names
 
 #: promiscuous until told otherwise: the specification is silent about reset, devices and QEMU agree on this
 DEFAULT_RX: Final = 1 << RxMode.PROMISC
+#: where nobody can ask for promiscuous mode a device takes its own address and every group's
+UNFILTERED_RX: Final = 1 << RxMode.ALLMULTI
+
+
+@dataclass(frozen=True, slots=True)
+class TableKept:
+    """A table that was acknowledged to the guest; with ``widened`` the device receives everything instead."""
+
+    table: MacTableSet
+    widened: bool
+
+
+#: what moves the state
+Change = Command | TableKept
 
 
 class TrackedState(NamedTuple):
-    """A device's control state; the defaults are those after a reset.
+    """A device's control state; the defaults are those after a reset, as far as no feature decides.
 
     ``rx`` has bit n for ``RxMode`` n, ``vlans`` bit n for VLAN n; table entries are 6 bytes.
+    ``hashing`` is the last RSS_CONFIG or HASH_CONFIG in force, ``offloads`` the receive offloads
+    that are on.  ``widened`` says that the device is promiscuous, whatever ``rx`` says, because
+    it does not take the tables.
     """
 
     mac: bytes
@@ -45,8 +66,22 @@ class TrackedState(NamedTuple):
     vlans: int = 0
     pairs: int = 1
     announce: bool = False
+    hashing: RssConfig | HashConfig | None = None
+    offloads: int = 0
+    coalescing: CoalescingTable = CoalescingTable()
+    widened: bool = False
 
-    def after(self, command: Command) -> TrackedState:
+    @classmethod
+    def after_reset(cls, mac: bytes, features: int) -> TrackedState:
+        """State in which a driver that negotiated ``features`` finds the device."""
+        return cls(
+            mac,
+            rx=DEFAULT_RX if features & Feature.CTRL_RX.mask else UNFILTERED_RX,
+            # virtio 1.3 §5.1.6.5.8.1: upon feature negotiation the corresponding offload gets enabled
+            offloads=features & GUEST_OFFLOADS,
+        )
+
+    def after(self, command: Change) -> TrackedState:
         """State once the device acknowledged ``command``."""
         match command:
             case MacAddrSet(mac):
@@ -60,14 +95,29 @@ class TrackedState(NamedTuple):
             case VlanDel(vid):
                 return self._replace(vlans=self.vlans & ~(1 << vid))
             case VqPairsSet(pairs):
-                return self._replace(pairs=pairs)
+                # §5.1.6.5.5: of several multiqueue modes the last command decides; a hash report is no mode
+                hashing = None if isinstance(self.hashing, RssConfig) else self.hashing
+                return self._replace(pairs=pairs, hashing=hashing)
+            case RssConfig():
+                return self._replace(pairs=command.max_tx_vq, hashing=command)
+            case HashConfig():
+                return self._replace(hashing=command)
+            case GuestOffloadsSet(offloads):
+                return self._replace(offloads=offloads)
+            case CoalTxSet() | CoalRxSet() | CoalVqSet():
+                return self._replace(coalescing=self.coalescing.after(command))
             case AnnounceAck():
                 return self._replace(announce=False)
+            case TableKept(table, widened):
+                return self.after(table)._replace(widened=widened)
             case _:
                 return self
 
     def digest(self) -> str:
-        """16 hex digits; equal states have equal digests, whatever command order led there."""
+        """16 hex digits; equal states have equal digests, whatever command order led there.
+
+        What the guest asked for counts; ``widened`` is one device's way to give it.
+        """
         parts = (
             self.mac,
             bytes((self.rx, self.announce)),
@@ -76,6 +126,9 @@ class TrackedState(NamedTuple):
             len(self.unicast).to_bytes(4, "little"),
             *sorted(self.unicast),
             *sorted(self.multicast),
+            self.hashing.encode() if self.hashing else b"\0",
+            self.offloads.to_bytes(8, "little"),
+            self.coalescing.encode(),
         )
         return hashlib.blake2b(b"".join(parts), digest_size=8).hexdigest()
 
@@ -95,118 +148,24 @@ class TrackedState(NamedTuple):
             },
             "vlans": self.vlan_ids(),
             "announce": self.announce,
+            "steering": self._steering(),
+            "offloads": feature_names(self.offloads),
+            "coalescing": self.coalescing.as_dict(),
+            "widened": self.widened,
             "digest": self.digest(),
         }
 
-
-def replay(state: TrackedState, features: int) -> list[Command]:
-    """Shortest list of commands from a reset device to ``state``, as far as ``features`` allow.
-
-    ``rx.promisc`` and ``rx.allmulti`` are always said, since their value after a reset is not specified.
-    """
-    return list(_replay(state, features))
-
-
-def _replay(state: TrackedState, features: int) -> Iterator[Command]:
-    if features & Feature.CTRL_MAC_ADDR.mask:
-        yield MacAddrSet(state.mac)
-    if features & Feature.CTRL_RX.mask and (state.unicast or state.multicast):
-        yield MacTableSet(state.unicast, state.multicast)
-    if features & Feature.MQ.mask and state.pairs != 1:
-        yield VqPairsSet(state.pairs)
-    if features & Feature.CTRL_RX.mask:
-        for mode in (RxMode.PROMISC, RxMode.ALLMULTI):
-            yield RxModeSet(mode, state.rx >> mode & 1)
-    if features & Feature.CTRL_RX_EXTRA.mask:
-        for mode in (RxMode.ALLUNI, RxMode.NOMULTI, RxMode.NOUNI, RxMode.NOBCAST):
-            if state.rx >> mode & 1:
-                yield RxModeSet(mode, 1)
-    if features & Feature.CTRL_VLAN.mask:
-        for vid in state.vlan_ids():
-            yield VlanAdd(vid)
-
-
-class _Entry:
-    __slots__ = ("acked", "command", "settled")
-
-    def __init__(self, command: Command) -> None:
-        self.command = command
-        self.settled = False
-        self.acked = False
-
-
-class Ledger:
-    """Submitted commands in order, and the state that their answers make.
-
-    An id is used for one command.  ``state`` moves only when an answer says OK.
-    """
-
-    #: commands remembered behind one that never answers; beyond it the first is given up as lost
-    DEPTH = 1024
-
-    def __init__(self, state: TrackedState) -> None:
-        self.state = state
-        self._settled = state
-        self._entries: dict[int, _Entry] = {}
-        #: answered entries behind one that is not
-        self._ahead = 0
-        self._expired: set[int] = set()
-        self._lost = False
-
-    @property
-    def uncertain(self) -> bool:
-        """Whether the device may have executed a command whose answer is unknown."""
-        return self._lost or bool(self._expired)
-
-    def submitted(self, command_id: int, command: Command) -> None:
-        """Note that the device has the command."""
-        self._entries[command_id] = _Entry(command)
-        if len(self._entries) > self.DEPTH:
-            self.lost(next(iter(self._entries)))
-
-    def expired(self, command_id: int) -> None:
-        """Note that the guest was told ERR while the device still has the command."""
-        self._expired.add(command_id)
-
-    def lost(self, command_id: int) -> None:
-        """Note that the command's answer will never be known; uncertain until the device is reset."""
-        self._lost = True
-        self.answered(command_id, acked=False)
-
-    def answered(self, command_id: int, *, acked: bool) -> TrackedState | None:
-        """Settle a command; the new state if it changed."""
-        entry = self._entries.get(command_id)
-        if entry is None or entry.settled:
-            return None
-        entry.settled, entry.acked = True, acked
-        self._ahead += 1
-        self._expired.discard(command_id)
-        before = self.state
-        first = next(iter(self._entries))
-        while self._ahead and self._entries[first].settled:
-            oldest = self._entries.pop(first)
-            self._ahead -= 1
-            if oldest.acked:
-                self._settled = self._settled.after(oldest.command)
-            first = next(iter(self._entries), first)
-        self.state = self._settled
-        if self._ahead:
-            for open_entry in self._entries.values():
-                if open_entry.acked:
-                    self.state = self.state.after(open_entry.command)
-        return self._changed(before)
-
-    def local(self, command: Command) -> TrackedState | None:
-        """Apply a command that the daemon answers itself; the new state if it changed."""
-        before = self.state
-        self._settled = self._settled.after(command)
-        self.state = before.after(command)
-        return self._changed(before)
-
-    def raise_announce(self) -> None:
-        """Ask the guest to announce itself (the config space shows the bit until it does)."""
-        self._settled = self._settled._replace(announce=True)
-        self.state = self.state._replace(announce=True)
-
-    def _changed(self, before: TrackedState) -> TrackedState | None:
-        return self.state if self.state != before else None
+    def _steering(self) -> dict[str, object]:
+        """Mode ``automatic``, ``hash_report`` or ``rss`` and its parameters; the key stays a secret."""
+        match self.hashing:
+            case RssConfig():
+                return {
+                    "mode": "rss",
+                    "hash_types": hash_type_names(self.hashing.hash_types),
+                    "table": list(self.hashing.table),
+                    "unclassified": self.hashing.unclassified,
+                }
+            case HashConfig():
+                return {"mode": "hash_report", "hash_types": hash_type_names(self.hashing.hash_types)}
+            case None:
+                return {"mode": "automatic"}

@@ -1,0 +1,65 @@
+"""How long each data queue's notifications may be held back: the last setter wins, virtio 1.3 §5.1.6.5.9.
+
+Even queue indices receive, odd ones transmit.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from cvqd.wire.net_control import Coalescing, CoalRxSet, CoalTxSet, CoalVqSet
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class CoalescingTable(NamedTuple):
+    """Values of all transmit and all receive queues, and those of single queues that differ, by index."""
+
+    tx: Coalescing = Coalescing()
+    rx: Coalescing = Coalescing()
+    queues: tuple[tuple[int, Coalescing], ...] = ()
+
+    def of(self, queue: int) -> Coalescing:
+        """Values of one queue."""
+        return dict(self.queues).get(queue, self.tx if queue & 1 else self.rx)
+
+    def after(self, command: CoalTxSet | CoalRxSet | CoalVqSet) -> CoalescingTable:
+        """The table once the device acknowledged ``command``."""
+        match command:
+            case CoalTxSet(values):
+                return self._replace(tx=values, queues=tuple(own for own in self.queues if not own[0] & 1))
+            case CoalRxSet(values):
+                return self._replace(rx=values, queues=tuple(own for own in self.queues if own[0] & 1))
+            case CoalVqSet(queue, values):
+                others = {index: own for index, own in self.queues if index != queue}
+                # a queue that agrees with its kind again is no exception: one table, one form
+                if values != (self.tx if queue & 1 else self.rx):
+                    others[queue] = values
+                return self._replace(queues=tuple(sorted(others.items())))
+
+    def global_commands(self) -> Iterator[CoalTxSet | CoalRxSet]:
+        """What sets a reset device's values for all queues."""
+        if self.tx != Coalescing():
+            yield CoalTxSet(self.tx)
+        if self.rx != Coalescing():
+            yield CoalRxSet(self.rx)
+
+    def queue_commands(self) -> Iterator[CoalVqSet]:
+        """What sets the exceptions afterwards; the device takes them for enabled queues only."""
+        for queue, values in self.queues:
+            yield CoalVqSet(queue, values)
+
+    def encode(self) -> bytes:
+        """Bytes that are equal for equal tables."""
+        parts = [self.tx.encode(), self.rx.encode()]
+        parts += [queue.to_bytes(2, "little") + values.encode() for queue, values in self.queues]
+        return b"".join(parts)
+
+    def as_dict(self) -> dict[str, object]:
+        """For status, logs and people."""
+        return {
+            "tx": self.tx._asdict(),
+            "rx": self.rx._asdict(),
+            "queues": {str(queue): values._asdict() for queue, values in self.queues},
+        }

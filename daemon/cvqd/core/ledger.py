@@ -1,0 +1,112 @@
+"""From commands to state: what was submitted, in order, and what its answers make of it.
+
+The device executes its control queue in order, so state is the fold of the
+acknowledged commands *in the order they were submitted*, also when an answer
+comes late.  While an expired command is without an answer the state is
+``uncertain``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from cvqd.core.tracked import Change, TrackedState
+    from cvqd.wire.net_control import Command
+
+
+class _Entry:
+    __slots__ = ("acked", "command", "settled")
+
+    def __init__(self, command: Change) -> None:
+        self.command: Change = command
+        self.settled = False
+        self.acked = False
+
+
+class Ledger:
+    """Submitted commands in order, and the state that their answers make.
+
+    An id is used for one command.  ``state`` moves only when an answer says OK.
+    """
+
+    #: commands remembered behind one that never answers; beyond it the first is given up as lost
+    DEPTH = 1024
+
+    def __init__(self, state: TrackedState) -> None:
+        self.state = state
+        self._settled = state
+        self._entries: dict[int, _Entry] = {}
+        #: answered entries behind one that is not
+        self._ahead = 0
+        self._expired: set[int] = set()
+        self._lost = False
+
+    @property
+    def uncertain(self) -> bool:
+        """Whether the device may have executed a command whose answer is unknown."""
+        return self._lost or bool(self._expired)
+
+    def submitted(self, command_id: int, command: Command) -> None:
+        """Note that the device has the command."""
+        self._entries[command_id] = _Entry(command)
+        if len(self._entries) > self.DEPTH:
+            self.lost(next(iter(self._entries)))
+
+    def expired(self, command_id: int) -> None:
+        """Note that the guest was told ERR while the device still has the command."""
+        self._expired.add(command_id)
+
+    def lost(self, command_id: int) -> None:
+        """Note that the command's answer will never be known; uncertain until the device is reset."""
+        self._lost = True
+        self.answered(command_id, acked=False)
+
+    def amended(self, command_id: int, change: Change) -> None:
+        """Note that the command, once answered, will have changed something else than it asks for."""
+        entry = self._entries.get(command_id)
+        if entry is not None:
+            entry.command = change
+
+    def answered(self, command_id: int, *, acked: bool) -> TrackedState | None:
+        """Settle a command; the new state if it changed."""
+        entry = self._entries.get(command_id)
+        if entry is None or entry.settled:
+            return None
+        entry.settled, entry.acked = True, acked
+        self._ahead += 1
+        self._expired.discard(command_id)
+        before = self.state
+        first = next(iter(self._entries))
+        while self._ahead and self._entries[first].settled:
+            oldest = self._entries.pop(first)
+            self._ahead -= 1
+            if oldest.acked:
+                self._settled = self._settled.after(oldest.command)
+            first = next(iter(self._entries), first)
+        self.state = self._settled
+        if self._ahead:
+            for open_entry in self._entries.values():
+                if open_entry.acked:
+                    self.state = self.state.after(open_entry.command)
+        return self._changed(before)
+
+    def local(self, command: Command) -> TrackedState | None:
+        """Apply a command that the daemon answers itself; the new state if it changed."""
+        before = self.state
+        self._settled = self._settled.after(command)
+        self.state = before.after(command)
+        return self._changed(before)
+
+    def widened(self, *, widened: bool) -> None:
+        """Note whether the device, on its way up, took the tables."""
+        self._settled = self._settled._replace(widened=widened)
+        self.state = self.state._replace(widened=widened)
+
+    def raise_announce(self) -> None:
+        """Ask the guest to announce itself (the config space shows the bit until it does)."""
+        self._settled = self._settled._replace(announce=True)
+        self.state = self.state._replace(announce=True)
+
+    def _changed(self, before: TrackedState) -> TrackedState | None:
+        return self.state if self.state != before else None
