@@ -362,6 +362,19 @@ def test_the_examples_are_right_and_the_first_shows_the_defaults():
     assert simulated.max_queue_pairs == 4
 
 
+def test_the_manuals_policy_is_right():
+    text = (EXAMPLES.parent / "README.md").read_text()
+    (example,) = re.findall(r"```yaml\n(policy:\n.*?)```", text, re.DOTALL)
+    found = parse(MINIMAL + example, "vm0.yaml").policy
+    assert found == SitePolicy(
+        MacRule(()),
+        promiscuous=False,
+        vlans=frozenset({5, *range(100, 200)}),
+        mac_table=MacTableRule(unicast=0),
+        pairs=2,
+    )
+
+
 def test_the_manuals_table_has_every_key_that_the_examples_use():
     keys = {line.split("`")[1] for line in config.table()[2:]}
 

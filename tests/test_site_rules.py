@@ -173,6 +173,9 @@ async def test_a_guest_without_receive_modes_gets_its_own_frames_and_all_groups(
     ):
         await started(guest)
         assert not rig.owner.features & Feature.CTRL_RX.mask
+        assert rig.device.net.control.state.modes == {RxMode.ALLMULTI}
+        assert rig.owner.state.rx == 1 << RxMode.ALLMULTI
+        assert rig.log.of("state.replayed")[-1]["commands"] == 2, "the device was told"
         assert await guest.echo(frame(rig.owner.state.mac))
         assert await guest.echo(frame(GROUP))
         assert not await guest.echo(frame(OTHERS))
