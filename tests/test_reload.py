@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -200,3 +202,30 @@ async def test_a_running_daemon_takes_other_rules_at_a_signal(tmp_path: Path) ->
             guest.close()
         assert await daemon.stop() == 0
         assert not daemon.stray
+
+
+def test_a_hang_up_does_not_end_a_daemon_that_starts(tmp_path: Path) -> None:
+    # a file that is there only when somebody writes it: the daemon waits in the middle of its start
+    file = tmp_path / "vm0.yaml"
+    os.mkfifo(file)
+    command = [sys.executable, "-m", "cvqd", "run", "--config", str(file)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as daemon:
+        with file.open("w") as writer:
+            daemon.send_signal(signal.SIGHUP)
+            writer.write("log: {}\n")
+        assert daemon.stderr is not None
+        assert daemon.stderr.read() == f"{file}:1:1: device: missing\n"
+    assert daemon.returncode == 78
+
+
+async def test_hang_ups_never_end_a_daemon_not_even_one_that_ends(tmp_path: Path) -> None:
+    content = simulator_config(tmp_path)
+    async with DaemonProcess.start(tmp_path, content) as daemon:
+        for _ in range(50):
+            os.kill(daemon.pid, signal.SIGHUP)
+        await daemon.event("service.reloaded")
+        os.kill(daemon.pid, signal.SIGTERM)
+        for _ in range(50):
+            os.kill(daemon.pid, signal.SIGHUP)
+        assert await daemon.wait() == 0
+        assert daemon.events[-1]["event"] == "service.stopped"

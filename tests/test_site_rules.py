@@ -193,6 +193,21 @@ async def test_a_guest_without_vlan_filtering_gets_the_vlans_of_the_site(tmp_pat
 
 
 @jumping_clock
+async def test_tables_that_the_device_refuses_make_it_promiscuous_only_where_a_guest_may_be(
+    tmp_path: Path,
+) -> None:
+    table = MacTableSet((MAC_B,), ())
+    spec = SimulatorSpec(faults=(Fault("mac.table_set", FaultAction.ERR),))
+    for site, answer in ((SitePolicy(promiscuous=False), ERR), (EVERYTHING, OK)):
+        async with Rig.opened(tmp_path, spec, site=site) as rig, rig.guest() as guest:
+            await started(guest)
+            assert await guest.command(RxModeSet(RxMode.PROMISC, 0).encode()) == OK
+            assert await guest.command(table.encode()) == answer
+            await settled()
+            assert await guest.echo(frame(OTHERS)) == (answer == OK)
+
+
+@jumping_clock
 async def test_a_guest_is_not_offered_more_pairs_than_the_site_lets_it_have(tmp_path: Path) -> None:
     spec = SimulatorSpec(max_queue_pairs=4)
     async with Rig.opened(tmp_path, spec, site=SitePolicy(pairs=2)) as rig, rig.guest() as guest:

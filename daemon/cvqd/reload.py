@@ -8,6 +8,7 @@ daemon is started anew.
 
 from __future__ import annotations
 
+import signal
 from dataclasses import fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -18,7 +19,7 @@ from cvqd.errors import ConfigError
 from cvqd.events import EventLog
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import Iterator
 
     from cvqd.config import Config
     from cvqd.owner import Owner
@@ -35,18 +36,24 @@ class LeveledLog(EventLog, Protocol):
 
 
 class Reloader:
-    """Keeps the configuration that is in effect; ``file`` is where it came from."""
+    """Keeps the configuration that is in effect; ``file`` is where it came from.
+
+    From ``listening`` on, each signal is followed.
+    """
 
     def __init__(self, file: str, config: Config, owner: Owner, log: LeveledLog) -> None:
         self.config = config
+        self.listening = trio.Event()
         self._file = file
         self._owner = owner
         self._log = log
 
-    async def follow(self, hangups: AsyncIterator[int]) -> None:
-        """Reload at each signal; those that come while a reload is under way become one more."""
-        async for _ in hangups:
-            await self.reload()
+    async def follow(self) -> None:
+        """Reload at each SIGHUP; those that come while a reload is under way become one more."""
+        with trio.open_signal_receiver(signal.SIGHUP) as hangups:
+            self.listening.set()
+            async for _ in hangups:
+                await self.reload()
 
     async def reload(self) -> None:
         """Read the file, let what can change take effect, say what did and what did not."""

@@ -73,10 +73,11 @@ async def run(config: Config, *, file: str, socket_path: str | None, fd: int | N
                 return instance_status(config.instance, owner, backend, journal)
 
             nursery.start_soon(_await_signal, nursery.cancel_scope, log)
-            hangups = stack.enter_context(trio.open_signal_receiver(signal.SIGHUP))
-            nursery.start_soon(Reloader(file, config, owner, log).follow, hangups)
+            reloader = Reloader(file, config, owner, log)
+            nursery.start_soon(reloader.follow)
             nursery.start_soon(follow_config, device, backend)
             nursery.start_soon(control.serve, asked, {"status": answer_status}, log)
+            await reloader.listening.wait()
             # what start-up left is here to stay: no collection has to look at it again
             gc.collect()
             gc.freeze()
