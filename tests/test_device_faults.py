@@ -284,6 +284,22 @@ async def test_a_stop_answers_what_is_in_flight_within_the_deadline(rig: Rig, gu
 
 
 @jumping_clock
+async def test_a_stop_in_a_hurry_does_not_wait_for_the_deadline(tmp_path: Path) -> None:
+    async with Rig.opened(tmp_path, deadline=60) as rig, rig.guest() as guest:
+        await guest.start()
+        fault(rig, "drop")
+        head = guest.driver.post_command(A)
+        guest.control.notify()
+        await settled()
+        rig.owner.patience = 0.5
+        begun = trio.current_time()
+        await guest.stop()
+        assert 0.5 <= trio.current_time() - begun < 0.6
+        assert guest.control.poll() is not None
+        assert guest.driver.take_ack(head) == ERR
+
+
+@jumping_clock
 async def test_a_front_end_that_hangs_up_leaves_nothing_in_flight(rig: Rig) -> None:
     async with rig.guest() as guest:
         await guest.start()

@@ -65,6 +65,8 @@ _ALL: Final = (
         ("features", "pairs", "rings", "elapsed_us"),
     ),
     Event("device.stopped", "info", "no ring runs any more", ("how", "reason")),
+    Event("device.removed", "error", "the node of the device is gone; the daemon lets go of it", ("path",)),
+    Event("device.unwatched", "warning", "a removal of the device would go unnoticed", ("path", "reason")),
     Event("device.failed", "error", "the device or the kernel refused a call", ("call", "errno", "reason")),
     Event(
         "device.fault",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from errno import EINVAL
+from math import inf
 from time import monotonic_ns
 from typing import TYPE_CHECKING
 
@@ -76,6 +77,8 @@ class Owner:
         #: the guest's features, without bit 30
         self.features = 0
         self.shadow = ShadowMemory(facts, limits.max_command)
+        #: seconds that a stop waits for the device's answers, if no deadline comes before
+        self.patience = inf
         self._limits = limits
         self._log = log
         self._journal = journal
@@ -267,7 +270,7 @@ class Owner:
         if run is None:
             return {}
         with trio.CancelScope(shield=True):
-            await run.end()
+            await run.end(self.patience)
             self._run = None
             bases = await run.stop_device(self.device, self.facts)
             self._config = await self.device.get_config(0, len(self._config))

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
+from math import inf
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -98,11 +99,17 @@ class Relay:
                 until = min(until, now + SILENCE)
             silent = not await doorbells.wait(0 if more else until)
 
-    async def drain(self, doorbells: DoorbellSet) -> None:
-        """Answer what was popped, fetch no more; takes one deadline at most.  ``run`` must have ended."""
+    async def drain(self, doorbells: DoorbellSet, patience: float = inf) -> None:
+        """Answer what was popped, fetch no more.  ``run`` must have ended.
+
+        Takes one deadline at most; after ``patience`` seconds every deadline has come.
+        """
+        end = trio.current_time() + patience
         while self._open:
-            await doorbells.wait(self._next_deadline())
-            self.step(trio.current_time(), fetch=False)
+            until = self._next_deadline()
+            await doorbells.wait(end if until is None else min(end, until))
+            now = trio.current_time()
+            self.step(now if now < end else inf, fetch=False)
         self._journal.tell()
 
     def step(self, now: float, *, fetch: bool = True) -> bool:

@@ -143,12 +143,12 @@ class Run:
             if plan.call >= 0:
                 ring(plan.call)
 
-    async def end(self) -> None:
-        """Stop relaying; every command that was popped is answered, within its deadline."""
+    async def end(self, patience: float) -> None:
+        """Stop relaying; every command that was popped is answered, within its deadline and ``patience``."""
         self._scope.cancel()
         await self._ended.wait()
         if self._relay is not None:
-            await self._relay.drain(self.doorbells)
+            await self._relay.drain(self.doorbells, patience)
 
     async def stop_device(self, device: VdpaDevice, facts: DeviceFacts) -> dict[int, int] | None:
         """Stop the device and let go of everything; see ``lifecycle.stop``."""

@@ -10,7 +10,8 @@ from __future__ import annotations
 import gc
 import signal
 from contextlib import ExitStack, asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from errno import ENODEV
+from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
@@ -18,6 +19,7 @@ from cvqd import __version__
 from cvqd.backend import Backend
 from cvqd.config import CharDevice, IsolationPolicy
 from cvqd.core import lifecycle
+from cvqd.errors import UnavailableError
 from cvqd.host import control, unix_listener
 from cvqd.host.doorbell import Doorbell, DoorbellSet
 from cvqd.host.listener import Listener
@@ -49,6 +51,12 @@ if TYPE_CHECKING:
     from cvqd.events import EventLog
     from cvqd.reload import LeveledLog
 
+#: seconds for a device that is going away to answer what it was asked before
+_REMOVAL_PATIENCE: Final = 0.5
+
+# sysexits.h
+_UNAVAILABLE: Final = 69
+
 
 async def run(config: Config, *, file: str, socket_path: str | None, fd: int | None, log: LeveledLog) -> None:
     """Own the configured device and serve front-ends until SIGTERM or SIGINT; SIGHUP reads ``file`` again.
@@ -72,6 +80,8 @@ async def run(config: Config, *, file: str, socket_path: str | None, fd: int | N
             async def answer_status(_: dict[str, Any]) -> Status:
                 return instance_status(config.instance, owner, backend, journal)
 
+            if isinstance(config.device, CharDevice):
+                nursery.start_soon(_await_removal, owner, log)
             nursery.start_soon(_await_signal, nursery.cancel_scope, log)
             reloader = Reloader(file, config, owner, log)
             nursery.start_soon(reloader.follow)
@@ -176,6 +186,22 @@ async def _await_signal(scope: trio.CancelScope, log: EventLog) -> None:
         async for number in signals:
             log.emit("service.stopping", signal=signal.Signals(number).name)
             scope.cancel()
+
+
+async def _await_removal(owner: Owner, log: EventLog) -> None:
+    """Fail when the device goes away: whoever removes it waits until it is closed."""
+    # nobody who runs on the simulator needs it
+    from cvqd.host.removal import wait_removed  # noqa: PLC0415
+
+    path = owner.device.path
+    try:
+        await wait_removed(path)
+    except OSError as error:
+        log.emit("device.unwatched", path=path, reason=str(error))
+        return
+    log.emit("device.removed", path=path)
+    owner.patience = _REMOVAL_PATIENCE
+    raise UnavailableError(path, ENODEV, "the device was removed", _UNAVAILABLE)
 
 
 async def follow_config(device: VdpaDevice, backend: Backend) -> None:
