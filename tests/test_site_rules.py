@@ -175,7 +175,7 @@ async def test_a_guest_without_receive_modes_gets_its_own_frames_and_all_groups(
         assert not rig.owner.features & Feature.CTRL_RX.mask
         assert rig.device.net.control.state.modes == {RxMode.ALLMULTI}
         assert rig.owner.state.rx == 1 << RxMode.ALLMULTI
-        assert rig.log.of("state.replayed")[-1]["commands"] == 2, "the device was told"
+        assert rig.log.of("state.replayed")[-1]["commands"] == 3, "the device was told, its pairs too"
         assert await guest.echo(frame(rig.owner.state.mac))
         assert await guest.echo(frame(GROUP))
         assert not await guest.echo(frame(OTHERS))

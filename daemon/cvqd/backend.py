@@ -27,18 +27,21 @@ from cvqd.core.session_effects import (
     RingEnabled,
     RingStopped,
     SetFeatures,
+    SetMtu,
     SetStatus,
     WriteConfig,
 )
 from cvqd.core.session_offer import Offer
 from cvqd.core.start_rule import Readiness, wants_start, wants_stop
-from cvqd.errors import DeviceError, FrontendError, GuestError
+from cvqd.errors import DeviceError, FrontendError, GuestError, RequestError
 from cvqd.host.backend_channel import send_config_change
 from cvqd.host.bridge import CallBridge
 from cvqd.host.doorbell import DoorbellSet, drain
 from cvqd.host.shared_memory import map_guest
+from cvqd.own_commands import pairs_of
 from cvqd.run import GuestRing
-from cvqd.wire.vhost_user import DescriptorKind, FrontRequest
+from cvqd.wire import net_config
+from cvqd.wire.vhost_user import PROTOCOL_FEATURES_SERVED, DescriptorKind, FrontRequest, ProtocolFeature
 from cvqd.wire.virtio import Feature
 
 if TYPE_CHECKING:
@@ -86,6 +89,7 @@ class Backend:
                 offer.features & ~Feature.PROTOCOL_FEATURES.mask,
                 rings=2 * offer.max_pairs + 1,
                 ring_size=self._owner.facts.vring_num,
+                protocol_features=self._protocol_features(),
             )
         )
         self._log.emit("frontend.connected")
@@ -116,6 +120,19 @@ class Backend:
             await self._owner.refresh_config()
             if self._session is not None and self._session.backend_channel is not None:
                 send_config_change(self._session.backend_channel)
+
+    async def announce(self) -> None:
+        """Ask the guest to announce itself to its network; RequestError where it cannot be asked."""
+        async with self._busy:
+            channel = self._session.backend_channel if self._session is not None else None
+            self._owner.announce()
+            if channel is None or not send_config_change(channel):
+                raise RequestError("the front-end cannot be told; the guest sees it when it looks next")
+
+    def _protocol_features(self) -> int:
+        """A device without an MTU of its own gives nothing to check a front-end's against."""
+        has_mtu = self._owner.facts.features & Feature.MTU.mask
+        return PROTOCOL_FEATURES_SERVED if has_mtu else PROTOCOL_FEATURES_SERVED & ~ProtocolFeature.MTU.mask
 
     async def _converse(self, session: Session, connection: Connection) -> None:
         while (message := await connection.receive()) is not None:
@@ -179,6 +196,8 @@ class Backend:
                 await self._rebind(session, index)
             case RingEnabled(index):
                 self._check_ring(session, index)
+                # never refused, whatever the device says: QEMU would abort (virtio_net_set_queue_pairs)
+                await owner.set_pairs(self._pairs(session))
             case RingStopped(index):
                 if index in owner.running:
                     await self._stop(session, f"{request} of ring {index}")
@@ -193,6 +212,13 @@ class Backend:
             case WriteConfig():
                 # virtio 1.3 §5.1.4.2: the driver MUST NOT write to device configuration fields
                 return Refusal("a network device's configuration is read-only")
+            case SetMtu(mtu):
+                most = net_config.decode(owner.config()).mtu
+                # virtio 1.3 §5.1.4.1: the least that a device may have is 68
+                if not 68 <= mtu <= most:
+                    reason = f"an MTU of {mtu} is not 68 to the device's {most}"
+                    self._log.emit("frontend.denied", request=request, reason=reason)
+                    return Refusal(reason)
             case SetStatus(_, 0):
                 await self._stop(session, "the driver reset the device")
                 owner.driver_left("the driver reset the device")
@@ -236,7 +262,12 @@ class Backend:
         for ring in session.rings.values():
             if ring.kick is not None:
                 self._kicks.discard(ring.kick.fileno())
-        await self._owner.start([rings[index] for index in sorted(rings)], control, self._nursery)
+        await self._owner.start(
+            [rings[index] for index in sorted(rings)],
+            control,
+            self._nursery,
+            pairs=self._pairs(session),
+        )
 
     async def _stop(self, session: Session, reason: str) -> None:
         """Stop the device; the session's rings go on where it stood."""
@@ -262,6 +293,11 @@ class Backend:
             kicked=self._kicked,
             unread=connection.pending(),
         )
+
+    def _pairs(self, session: Session) -> int:
+        """Queue pairs that the front-end wants run."""
+        usable = {i for i, ring in session.rings.items() if ring.enabled and _translatable(session, i)}
+        return pairs_of(usable, self._owner.guest_pairs)
 
     def _check_ring(self, session: Session, index: int) -> None:
         """A ring that is enabled with everything but memory under it is a mistake worth naming."""

@@ -111,6 +111,14 @@ def _parser() -> argparse.ArgumentParser:
     whose.add_argument("--config", metavar="FILE", help="the instance of this configuration")
     status.add_argument("--json", action="store_true")
 
+    announce = verbs.add_parser(
+        "announce", help="ask a running guest to announce itself to its network (gratuitous ARP)"
+    )
+    announce.set_defaults(verb=_announce)
+    who = announce.add_mutually_exclusive_group(required=True)
+    who.add_argument("instance", metavar="INSTANCE", nargs="?")
+    who.add_argument("--config", metavar="FILE", help="the instance of this configuration")
+
     demo = verbs.add_parser("demo", help="play a guest's control commands through the simulator")
     demo.set_defaults(verb=_demo)
     return parser
@@ -140,9 +148,7 @@ def _run(options: argparse.Namespace) -> int:
     async def serve() -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(log.flush_task)
-            await run(
-                config, file=options.config, socket_path=options.socket_path, fd=options.fd, log=log
-            )
+            await run(config, file=options.config, socket_path=options.socket_path, fd=options.fd, log=log)
             nursery.cancel_scope.cancel()
 
     try:
@@ -231,6 +237,14 @@ def _status(options: argparse.Namespace) -> int:
             code = report(error)
     _show(found, as_json=options.json, several=not (options.instance or options.config))
     return code
+
+
+def _announce(options: argparse.Namespace) -> int:
+    from cvqd.control_client import ask
+
+    for path in _control_sockets(options):
+        ask(path, "announce")
+    return 0
 
 
 def _control_sockets(options: argparse.Namespace) -> Iterator[str]:

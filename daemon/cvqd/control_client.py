@@ -25,7 +25,7 @@ def ask(path: str, request: str, *, timeout: float = 5.0, **arguments: Any) -> d
 
     ControlError with exit code 69 where nobody listens, 77 without permission,
     75 where no answer comes within ``timeout`` seconds, 76 for an answer that is
-    none, 70 for a refusal.
+    none, and for a refusal the code that the daemon gives it, else 70.
     """
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
@@ -49,5 +49,6 @@ def ask(path: str, request: str, *, timeout: float = 5.0, **arguments: Any) -> d
     if not isinstance(answer, dict):
         raise ControlError(f"{path}: the answer is no JSON object", 76)
     if "error" in answer:
-        raise ControlError(f"{path}: {answer['error']}", 70)
+        code = answer.get("exit_code")
+        raise ControlError(f"{path}: {answer['error']}", code if isinstance(code, int) else 70)
     return answer

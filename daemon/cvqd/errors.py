@@ -90,6 +90,12 @@ class IsolationError(DeviceError):
         super().__init__("isolation", errno_names.EOPNOTSUPP, reason)
 
 
+class RequestError(CvqdError):
+    """What an operator asked of a running instance cannot be done now; nobody is to blame."""
+
+    exit_code = 75
+
+
 class SocketError(CvqdError):
     """A listening socket cannot be had; ``place`` is its path, or ``fd N`` if it was inherited."""
 

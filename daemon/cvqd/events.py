@@ -91,6 +91,7 @@ _ALL: Final = (
     Event("frontend.connected", "info", "a front-end opened a session", ()),
     Event("frontend.disconnected", "info", "the session is over", ("reason",)),
     Event("frontend.refused", "warning", "the front-end broke the protocol", ("request", "reason")),
+    Event("frontend.denied", "warning", "a request was answered with an error", ("request", "reason")),
     Event("frontend.negotiated", "info", "features as the guest took them", ("features",)),
     Event(
         "memory.mapped",
@@ -98,6 +99,19 @@ _ALL: Final = (
         "guest memory is in address space 0",
         ("regions", "bytes", "added", "removed", "elapsed_us"),
     ),
+    Event(
+        "cvq.driven",
+        "info",
+        "the front-end keeps the guest's control queue; cvqd drives the device's",
+        ("pairs", "promiscuous"),
+    ),
+    Event(
+        "cvq.not_promiscuous",
+        "warning",
+        "the guest's filters do not arrive and the device receives for its own address and groups only",
+        ("reason",),
+    ),
+    Event("announce.raised", "info", "the guest is asked to announce itself", ("digest",)),
     Event(
         "cvq.command.received",
         "debug",

@@ -24,13 +24,15 @@ from cvqd.core.policy import HashLimits, Policy
 from cvqd.core.restore import replay, replay_running
 from cvqd.core.site_policy import EVERYTHING, SitePolicy
 from cvqd.core.tracked import TrackedState
-from cvqd.errors import DeviceError, GuestError, IsolationError
+from cvqd.errors import DeviceError, GuestError, IsolationError, RequestError
+from cvqd.own_commands import opening
 from cvqd.relay import Relay
 from cvqd.replay import replay as replay_commands
 from cvqd.run import GuestRing, Run, ring_windows
 from cvqd.shadow import ShadowMemory
 from cvqd.wire import net_config
-from cvqd.wire.net_control import MacAddrSet, MacTableSet, RxModeSet
+from cvqd.wire.net_config import LinkStatus
+from cvqd.wire.net_control import AnnounceAck, MacAddrSet, MacTableSet, RxMode, RxModeSet, VqPairsSet
 from cvqd.wire.vhost_vdpa import Access, Map
 from cvqd.wire.virtio import Feature, control_queue_index, feature_names, mask_of
 
@@ -38,12 +40,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from cvqd.core.device import VdpaDevice
-    from cvqd.core.guest_queue import GuestQueue
     from cvqd.core.lifecycle import DeviceFacts
     from cvqd.core.shadow_queue import ShadowQueue
     from cvqd.events import EventLog
     from cvqd.host.shared_memory import SharedMemory
     from cvqd.journal import Journal
+    from cvqd.relay import CommandQueue
     from cvqd.wire.net_control import Command
     from cvqd.wire.split_ring import RingAddresses
 
@@ -119,6 +121,11 @@ class Owner:
     def guest_pairs(self) -> int:
         """Queue pairs the guest has rings for."""
         return self.offer.max_pairs if self.features & mask_of(Feature.MQ, Feature.RSS) else 1
+
+    @property
+    def drives_cvq(self) -> bool:
+        """Whether cvqd drives the device's control queue, because the guest's does not come this far."""
+        return self.guest_cvq is None and self.isolation.cvq is not None
 
     @property
     def quarantined(self) -> int:
@@ -233,8 +240,13 @@ class Owner:
         if reason is not None:
             self._new_life = reason
 
-    async def start(self, data: list[GuestRing], control: GuestRing | None, nursery: trio.Nursery) -> None:
-        """Start the device on the guest's rings; after a DeviceError or GuestError it is reset."""
+    async def start(
+        self, data: list[GuestRing], control: GuestRing | None, nursery: trio.Nursery, *, pairs: int = 1
+    ) -> None:
+        """Start the device on the guest's rings; after a DeviceError or GuestError it is reset.
+
+        ``pairs`` is how many queue pairs are to run where the guest has no control queue to say it.
+        """
         begun = monotonic_ns()
         if self._new_life is None and self._initial([*data, *([control] if control else [])]):
             self._new_life = "every ring is initial"
@@ -244,7 +256,7 @@ class Owner:
         run = Run(self._device_word(self.features), data, control, self.shadow, cvq.index if cvq else None)
         try:
             await lifecycle.bring_up(self.device, self.facts, self._mappings, self.isolation, run.plan)
-            await self._restore(run)
+            await self._restore(run, pairs)
             run.attach(self.memory, self._relay)
             await lifecycle.enable_data(self.device, self.facts, run.plan)
             await self._replay(run, replay_running(self.state, run.plan.features))
@@ -263,6 +275,25 @@ class Owner:
             rings=sorted(self.running),
             elapsed_us=(monotonic_ns() - begun) // 1000,
         )
+
+    async def set_pairs(self, pairs: int) -> None:
+        """Let this many queue pairs run, if nobody but cvqd can; what the device says to it is in the log."""
+        run = self._run
+        if run is None or run.own is None or pairs == self.state.pairs:
+            return
+        if run.plan.features & Feature.MQ.mask:
+            await run.own.command(VqPairsSet(pairs))
+
+    def announce(self) -> None:
+        """Raise the announce bit in the guest's configuration; RequestError where no guest would see it."""
+        if self._run is None:
+            raise RequestError("no guest's driver is running")
+        needed = mask_of(Feature.GUEST_ANNOUNCE, Feature.STATUS, Feature.CTRL_VQ)
+        if missing := needed & ~self.features:
+            raise RequestError(f"the guest or its front-end did not take {', '.join(feature_names(missing))}")
+        if not self._device_announces:
+            self._ledger.raise_announce()
+        self._log.emit("announce.raised", digest=self.state.digest())
 
     async def stop(self, reason: str) -> dict[int, int]:
         """Answer what is in flight, stop and reset the device; each ring's base by the guest's index."""
@@ -302,6 +333,9 @@ class Owner:
     async def refresh_config(self) -> None:
         """Read the configuration space again after the device announced a change."""
         self._config = await self.device.get_config(0, len(self._config))
+        if self._device_announces and self.state.announce:
+            # one acknowledgement answers one bit: from here on it is the device's
+            self._ledger.local(AnnounceAck())
         self._log.emit("device.config_changed", status=net_config.decode(self._config).status)
 
     async def release_memory(self) -> None:
@@ -324,6 +358,13 @@ class Owner:
     def _site(self) -> SitePolicy:
         return self._limits.site.allowing(self._own_mac)
 
+    @property
+    def _device_announces(self) -> bool:
+        """Whether the device itself waits for its driver to announce itself."""
+        if self.offer.emulated & mask_of(Feature.STATUS, Feature.GUEST_ANNOUNCE):
+            return False
+        return bool(net_config.decode(self._config).status & LinkStatus.ANNOUNCE)
+
     def _reset_state(self, features: int = 0) -> TrackedState:
         """State that a driver with these features on the device begins with."""
         own = net_config.decode(self._config).mac
@@ -339,7 +380,7 @@ class Owner:
         except GuestError:
             return 0
 
-    async def _restore(self, run: Run) -> None:
+    async def _restore(self, run: Run, pairs: int) -> None:
         """Give the device the state its driver left, or take the device's own for a new driver."""
         self._config = await self.device.get_config(0, len(self._config))
         if self._new_life is not None:
@@ -348,6 +389,8 @@ class Owner:
             self._own_mac = state.mac
             if self._limits.mac is not None and self._sets_mac:
                 commands.insert(0, MacAddrSet(self._limits.mac))
+            if self.drives_cvq:
+                commands += opening(run.plan.features, pairs, promiscuous=self._limits.site.promiscuous)
             for command in commands:
                 state = state.after(command)
             self._ledger = Ledger(state)
@@ -355,7 +398,19 @@ class Owner:
             self._new_life = None
             await self._replay(run, commands)
         else:
+            if self.drives_cvq and run.plan.features & Feature.MQ.mask:
+                self._ledger = Ledger(self.state._replace(pairs=pairs))
             await self._replay(run, replay(self.state, run.plan.features))
+        if self.drives_cvq:
+            self._tell_driven(run.plan.features)
+
+    def _tell_driven(self, device_features: int) -> None:
+        promiscuous = bool(self.state.rx >> RxMode.PROMISC & 1)
+        self._log.emit("cvq.driven", pairs=self.state.pairs, promiscuous=promiscuous)
+        if not promiscuous:
+            lacks = not device_features & Feature.CTRL_RX.mask
+            reason = "the device lacks CTRL_RX" if lacks else "the site's policy refuses it"
+            self._log.emit("cvq.not_promiscuous", reason=reason)
 
     async def _replay(self, run: Run, commands: list[Command]) -> None:
         if run.queue is None or not commands:
@@ -386,7 +441,7 @@ class Owner:
             elapsed_us=(monotonic_ns() - begun) // 1000,
         )
 
-    def _relay(self, run: Run, guest: GuestQueue, shadow: ShadowQueue) -> Relay:
+    def _relay(self, run: Run, guest: CommandQueue, shadow: ShadowQueue) -> Relay:
         return Relay(
             guest=guest,
             shadow=shadow,
@@ -405,7 +460,7 @@ class Owner:
         space = net_config.decode(self._config)
         data = {plan.index for plan in run.plan.data}
         return Policy(
-            self.features,
+            run.plan.features if run.guest_cvq is None else self.features,
             self.guest_pairs,
             announces=bool(self.offer.emulated & Feature.GUEST_ANNOUNCE.mask),
             hashing=HashLimits(

@@ -18,7 +18,7 @@ from __future__ import annotations
 import itertools
 from collections import deque
 from math import inf
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 import trio
 
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from cvqd.core.chain import Chain
-    from cvqd.core.guest_queue import GuestQueue
     from cvqd.core.ledger import Ledger
     from cvqd.core.policy import Policy
     from cvqd.core.shadow_queue import ShadowQueue
@@ -43,6 +42,19 @@ if TYPE_CHECKING:
 
 #: seconds without a doorbell after which log lines are written though the guest waits for its device
 SILENCE: Final = 0.001
+
+
+class CommandQueue(Protocol):
+    """Where commands come from: a ``GuestQueue``, or ``OwnQueue`` in its place."""
+
+    def pop(self) -> Chain | None:
+        """Next command, None if there is none now; GuestError when the queue is broken."""
+
+    def push(self, chain: Chain, written: int) -> None:
+        """Give a command back with its answer."""
+
+    def publish(self) -> None:
+        """Let the other side see every answer."""
 
 
 class Relay:
@@ -55,7 +67,7 @@ class Relay:
     def __init__(
         self,
         *,
-        guest: GuestQueue,
+        guest: CommandQueue,
         shadow: ShadowQueue,
         ledger: Ledger,
         policy: Policy,

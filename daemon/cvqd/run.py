@@ -12,6 +12,7 @@ from cvqd.core.guest_queue import GuestQueue
 from cvqd.core.lifecycle import RingPlan, StartPlan
 from cvqd.host import shared_memory
 from cvqd.host.doorbell import Doorbell, DoorbellSet, ring
+from cvqd.own_commands import OwnQueue
 from cvqd.wire.split_ring import SplitRing, ring_sizes
 from cvqd.wire.vhost_vdpa import Access
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from cvqd.core.lifecycle import DeviceFacts
     from cvqd.core.shadow_queue import ShadowQueue
     from cvqd.core.site_policy import SitePolicy
-    from cvqd.relay import Relay
+    from cvqd.relay import CommandQueue, Relay
     from cvqd.shadow import ShadowMemory
     from cvqd.wire.split_ring import RingAddresses
 
@@ -68,6 +69,9 @@ class Run:
         self._ended = trio.Event()
         self._relay: Relay | None = None
         self.guest: GuestQueue | None = None
+        #: takes commands of our own where there is no control queue of the guest's
+        self.own: OwnQueue | None = None
+        self._own_kick = Doorbell()
         self.guest_cvq = guest_cvq
         control = None
         if device_cvq is not None:
@@ -105,9 +109,17 @@ class Run:
         if self.guest_cvq is not None and self.guest_cvq.call >= 0:
             ring(self.guest_cvq.call)
 
-    def attach(self, memory: AddressSpace, build: Callable[[Run, GuestQueue, ShadowQueue], Relay]) -> None:
-        """Take up the guest's control queue where it stands; GuestError if it cannot be read."""
-        if self.guest_cvq is None or self.queue is None:
+    def attach(self, memory: AddressSpace, build: Callable[[Run, CommandQueue, ShadowQueue], Relay]) -> None:
+        """Take up the guest's control queue where it stands; GuestError if it cannot be read.
+
+        Where it has none, ``own`` takes its place.
+        """
+        if self.queue is None:
+            return
+        if self.guest_cvq is None:
+            self.own = OwnQueue(self._own_kick.ring)
+            self._relay = build(self, self.own, self.queue)
+            self.doorbells.add(self._own_kick.fileno())
             return
         own = self.guest_cvq
         window = ring_windows(memory, own.num, own.addresses)
@@ -158,5 +170,6 @@ class Run:
             self.doorbells.close()
             self._kick.close()
             self._call.close()
+            self._own_kick.close()
             # relay and run hold each other, and the relay the guest's memory
             self._relay = None

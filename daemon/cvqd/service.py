@@ -80,13 +80,17 @@ async def run(config: Config, *, file: str, socket_path: str | None, fd: int | N
             async def answer_status(_: dict[str, Any]) -> Status:
                 return instance_status(config.instance, owner, backend, journal)
 
+            async def announce(_: dict[str, Any]) -> dict[str, Any]:
+                await backend.announce()
+                return {}
+
             if isinstance(config.device, CharDevice):
                 nursery.start_soon(_await_removal, owner, log)
             nursery.start_soon(_await_signal, nursery.cancel_scope, log)
             reloader = Reloader(file, config, owner, log)
             nursery.start_soon(reloader.follow)
             nursery.start_soon(follow_config, device, backend)
-            nursery.start_soon(control.serve, asked, {"status": answer_status}, log)
+            nursery.start_soon(control.serve, asked, {"status": answer_status, "announce": announce}, log)
             await reloader.listening.wait()
             # what start-up left is here to stay: no collection has to look at it again
             gc.collect()

@@ -22,8 +22,16 @@ def test_the_guest_is_never_offered_access_platform_and_the_device_always_told_i
     offer = features.offer(CONTROL, max_pairs=2, vqs=5)
     assert not offer.features & Feature.ACCESS_PLATFORM.mask
     assert offer.features & Feature.PROTOCOL_FEATURES.mask
-    word = offer.device_word(Feature.VERSION_1.mask, CONTROL)
+    word = offer.device_word(Feature.VERSION_1.mask | Feature.CTRL_VQ.mask, CONTROL)
     assert feature_names(word) == ["CTRL_VQ", "MQ", "VERSION_1", "ACCESS_PLATFORM"]
+
+
+def test_cvqd_can_tell_the_device_what_to_receive_for_a_guest_that_cannot():
+    offer = features.offer(CONTROL, max_pairs=2, vqs=5)
+    assert offer.device_word(Feature.VERSION_1.mask, CONTROL) & Feature.CTRL_RX.mask
+    without = CONTROL & ~mask_of(Feature.CTRL_RX, Feature.CTRL_RX_EXTRA)
+    offer = features.offer(without, max_pairs=2, vqs=5)
+    assert not offer.device_word(Feature.VERSION_1.mask, without) & Feature.CTRL_RX.mask
 
 
 def test_the_device_keeps_its_control_queue_in_place_for_a_guest_that_declines_mq():

@@ -101,6 +101,9 @@ class FeatureOffer(NamedTuple):
         word |= device_features & Feature.CTRL_VQ.mask
         if self.device_pairs > 1:
             word |= Feature.MQ.mask
+        if not guest_features & Feature.CTRL_VQ.mask:
+            # nobody but cvqd can say then what the device is to receive
+            word |= self.features & Feature.CTRL_RX.mask
         word &= ~Feature.PROTOCOL_FEATURES.mask
         return word
 

@@ -120,10 +120,11 @@ class Policy:
             case StatsGet():
                 self._judge_statistics(command)
             case AnnounceAck():
-                if self.announces:
-                    if not state.announce:
-                        raise GuestError("announce.not_asked", "no announcement is pending")
+                if state.announce:
+                    # cvqd's own bit, which the device knows nothing of
                     return Route.LOCAL
+                if self.announces:
+                    raise GuestError("announce.not_asked", "no announcement is pending")
             case MacTableSet() | CoalTxSet() | CoalRxSet() | StatsQuery():
                 pass
             case _:

@@ -106,6 +106,13 @@ class WriteConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class SetMtu:
+    """NET_SET_MTU: the largest frame of the guest will carry ``mtu`` bytes.  Result None or ``Refusal``."""
+
+    mtu: int
+
+
+@dataclass(frozen=True, slots=True)
 class SetStatus:
     """SET_STATUS; 0 resets the device.  Result None or ``Refusal`` (``session.status`` goes back)."""
 
@@ -132,6 +139,7 @@ Effect = (
     | RingStopped
     | ReadConfig
     | WriteConfig
+    | SetMtu
     | SetStatus
     | GetStatus
     | ResetDevice
@@ -142,10 +150,10 @@ Effect = (
 class Refusal:
     """A result: the device will not.
 
-    Only SET_FEATURES, SET_CONFIG, GET_CONFIG and SET_STATUS can be refused.
+    Only SET_FEATURES, NET_SET_MTU, SET_CONFIG, GET_CONFIG and SET_STATUS can be refused.
     With need_reply the front-end gets a non-zero acknowledgement.  Without, a
     refused SET_FEATURES ends the connection (``reply`` raises FrontendError),
-    GET_CONFIG has an error answer of its own, the other two go unnoticed.
+    GET_CONFIG has an error answer of its own, the others go unnoticed.
     """
 
     reason: str

@@ -21,6 +21,7 @@ from cvqd.core.session_effects import (
     RingDescriptor,
     RingDescriptorChanged,
     RingStopped,
+    SetMtu,
     WriteConfig,
 )
 from cvqd.core.session_state import SessionState
@@ -144,6 +145,10 @@ def _set_vring_enable(state: SessionState, message: Message, _unclaimed: Unclaim
     return state.rings.enable(message.name, payloads.decode_vring_state(message.name, message.payload))
 
 
+def _net_set_mtu(_state: SessionState, message: Message, _unclaimed: Unclaimed) -> SetMtu:
+    return SetMtu(payloads.decode_u64(message.name, message.payload))
+
+
 def _set_backend_req_fd(state: SessionState, message: Message, unclaimed: Unclaimed) -> None:
     kind = unclaimed[0].kind
     if kind not in (DescriptorKind.SOCKET, DescriptorKind.PIPE):
@@ -205,6 +210,7 @@ HANDLERS: Final[dict[FrontRequest, Handler]] = {
     FrontRequest.SET_PROTOCOL_FEATURES: _set_protocol_features,
     FrontRequest.GET_QUEUE_NUM: _nothing,
     FrontRequest.SET_VRING_ENABLE: _set_vring_enable,
+    FrontRequest.NET_SET_MTU: _net_set_mtu,
     FrontRequest.SET_BACKEND_REQ_FD: _set_backend_req_fd,
     FrontRequest.GET_CONFIG: _get_config,
     FrontRequest.SET_CONFIG: _set_config,

@@ -37,6 +37,7 @@ class Rule(NamedTuple):
 _MQ = ProtocolFeature.MQ
 _CHANNEL = ProtocolFeature.BACKEND_REQ
 _CONFIG = ProtocolFeature.CONFIG
+_MTU = ProtocolFeature.MTU
 _RESET = ProtocolFeature.RESET_DEVICE
 _SLOTS = ProtocolFeature.CONFIGURE_MEM_SLOTS
 _STATUS = ProtocolFeature.STATUS
@@ -58,6 +59,7 @@ RULES: Final[dict[FrontRequest, Rule]] = {
     FrontRequest.SET_PROTOCOL_FEATURES: Rule(),
     FrontRequest.GET_QUEUE_NUM: Rule(needs=_MQ, answers=True),
     FrontRequest.SET_VRING_ENABLE: Rule(),
+    FrontRequest.NET_SET_MTU: Rule(needs=_MTU, refusal=OnRefusal.IGNORE),
     FrontRequest.SET_BACKEND_REQ_FD: Rule(1, 1, needs=_CHANNEL),
     FrontRequest.GET_CONFIG: Rule(needs=_CONFIG, answers=True, refusal=OnRefusal.IGNORE),
     FrontRequest.SET_CONFIG: Rule(needs=_CONFIG, refusal=OnRefusal.IGNORE),

@@ -1,9 +1,10 @@
 """The control socket's server: one JSON object per line each way.
 
 A request is ``{"request": NAME, ...}``, its answer the handler's object or
-``{"error": REASON}``.  Clients are local tools that may be stuck or gone: each
-has a task, limits and deadlines of its own, and none can hold the daemon.
-What the requests mean is the service's.
+``{"error": REASON}``, with the ``exit_code`` of a blamed error for the command
+line behind it.  Clients are local tools that may be stuck or gone: each has a
+task, limits and deadlines of its own, and none can hold the daemon.  What the
+requests mean is the service's.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from cvqd.events import EventLog
 
-#: request object -> answer object; a CvqdError becomes {"error": ...}
+#: request object -> answer object; a CvqdError becomes {"error": ..., "exit_code": ...}
 Handler = Callable[[dict[str, Any]], Awaitable[Mapping[str, Any]]]
 
 #: bytes of a request line
@@ -109,7 +110,7 @@ async def _answer(line: bytes, handlers: Mapping[str, Handler], log: EventLog) -
     try:
         return await handler(request)
     except CvqdError as error:
-        return {"error": str(error)}
+        return {"error": str(error), "exit_code": error.exit_code}
     except Exception as error:  # noqa: BLE001 -- a question must not cost the guest its network
         log.emit("control.failed", reason=f"{name}: {error!r}")
         return {"error": f"internal error: {error!r}"}

@@ -141,6 +141,7 @@ class ProtocolFeature(enum.IntEnum):
 PROTOCOL_FEATURES_SERVED: Final = (
     ProtocolFeature.MQ.mask
     | ProtocolFeature.REPLY_ACK.mask
+    | ProtocolFeature.MTU.mask
     | ProtocolFeature.BACKEND_REQ.mask
     | ProtocolFeature.CONFIG.mask
     | ProtocolFeature.RESET_DEVICE.mask
