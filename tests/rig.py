@@ -31,6 +31,7 @@ from cvqd.testing.frontend import FrontEnd
 from cvqd.testing.net_driver import NetDriver
 from cvqd.testing.sequences import ORDERS
 from cvqd.wire.net_control import MacAddrSet
+from cvqd.wire.ring_format import RingFormat
 from cvqd.wire.vhost_user import DescriptorKind
 from cvqd.wire.virtio import Feature, mask_of
 
@@ -180,7 +181,8 @@ class Guest:
         self.features = own if features is None else features
         self.memory = memory or GuestMemory()
         pairs = rig.owner.offer.max_pairs if self.features & Feature.MQ.mask else 1
-        self.driver = NetDriver(self.memory, pairs, num, call_kind=call_kind)
+        ring_format = RingFormat.of(self.features)
+        self.driver = NetDriver(self.memory, pairs, num, call_kind=call_kind, ring_format=ring_format)
         assert self.driver.control is not None
         self.control = self.driver.control
         if order == "libkrun":

@@ -351,8 +351,7 @@ async def test_a_replay_that_the_device_does_not_answer_ends_the_connection_and_
         guest.memory.allocate(16)
     async with rig.guest() as again:
         # a ring that was used: the driver goes on where it stood
-        again.control._next_used = again.control._next_available = 4
-        again.control.ring.used_index = again.control.ring.available_index = 4
+        again.control.skip_to(4)
         begun = trio.current_time()
         with pytest.raises(Exception, match="hung up"):
             await again.start()

@@ -19,7 +19,7 @@ from cvqd.testing.frontend import FrontEnd
 from cvqd.testing.net_driver import NetDriver
 from cvqd.testing.sequences import ORDERS
 from cvqd.wire.net_control import ERR, OK, MacAddrSet
-from cvqd.wire.virtio import Feature
+from cvqd.wire.virtio import Feature, mask_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -139,7 +139,8 @@ class Guest:
         self.driver = NetDriver(self.memory, 4)
 
     async def start(self) -> None:
-        features = await self.front_end.get_features() & ~Feature.PROTOCOL_FEATURES.mask
+        offered = await self.front_end.get_features()
+        features = offered & ~mask_of(Feature.PROTOCOL_FEATURES, Feature.EVENT_IDX)
         setup = self.driver.setup(features)
         await self.front_end.play(ORDERS["qemu"].connect(setup))
         await self.front_end.play(ORDERS["qemu"].start(setup))

@@ -34,12 +34,12 @@ from cvqd.core.session_effects import (
 from cvqd.core.session_offer import Offer
 from cvqd.core.start_rule import Readiness, wants_start, wants_stop
 from cvqd.errors import DeviceError, FrontendError, GuestError, RequestError
+from cvqd.guest_ring import GuestRing
 from cvqd.host.backend_channel import send_config_change
 from cvqd.host.bridge import CallBridge
 from cvqd.host.doorbell import DoorbellSet, drain
 from cvqd.host.shared_memory import map_guest
 from cvqd.own_commands import pairs_of
-from cvqd.run import GuestRing
 from cvqd.wire import net_config
 from cvqd.wire.vhost_user import PROTOCOL_FEATURES_SERVED, DescriptorKind, FrontRequest, ProtocolFeature
 from cvqd.wire.virtio import Feature

@@ -24,15 +24,17 @@ from cvqd.core.policy import HashLimits, Policy
 from cvqd.core.restore import replay, replay_running
 from cvqd.core.site_policy import EVERYTHING, SitePolicy
 from cvqd.core.tracked import TrackedState
-from cvqd.errors import DeviceError, GuestError, IsolationError, RequestError
+from cvqd.errors import DeviceError, IsolationError, RequestError
+from cvqd.guest_ring import used_index
 from cvqd.own_commands import opening
 from cvqd.relay import Relay
 from cvqd.replay import replay as replay_commands
-from cvqd.run import GuestRing, Run, ring_windows
+from cvqd.run import Run
 from cvqd.shadow import ShadowMemory
 from cvqd.wire import net_config
 from cvqd.wire.net_config import LinkStatus
 from cvqd.wire.net_control import AnnounceAck, MacAddrSet, MacTableSet, RxMode, RxModeSet, VqPairsSet
+from cvqd.wire.ring_format import RingFormat
 from cvqd.wire.vhost_vdpa import Access, Map
 from cvqd.wire.virtio import Feature, control_queue_index, feature_names, mask_of
 
@@ -43,11 +45,11 @@ if TYPE_CHECKING:
     from cvqd.core.lifecycle import DeviceFacts
     from cvqd.core.shadow_queue import ShadowQueue
     from cvqd.events import EventLog
+    from cvqd.guest_ring import GuestRing
     from cvqd.host.shared_memory import SharedMemory
     from cvqd.journal import Journal
     from cvqd.relay import CommandQueue
     from cvqd.wire.net_control import Command
-    from cvqd.wire.split_ring import RingAddresses
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +75,9 @@ class Owner:
     ) -> None:
         self.device = device
         self.facts = facts
-        self.offer = features.offer(facts.features, facts.max_pairs, facts.vqs, limits.site.pairs)
+        self.offer = features.offer(
+            facts.features, facts.max_pairs, facts.vqs, limits.site.pairs, suspends=facts.suspends
+        )
         self.isolation = Isolation(Verdict.NONE, (), "not judged yet")
         self.memory = AddressSpace()
         #: the guest's features, without bit 30
@@ -248,7 +252,12 @@ class Owner:
         ``pairs`` is how many queue pairs are to run where the guest has no control queue to say it.
         """
         begun = monotonic_ns()
-        if self._new_life is None and self._initial([*data, *([control] if control else [])]):
+        ring_format = RingFormat.of(self.features)
+        data = [ring.settled(self.memory, ring_format) for ring in data]
+        control = control and control.settled(self.memory, ring_format)
+        rings = [*data, *([control] if control else [])]
+        # only a driver that starts over shows rings that were never used
+        if self._new_life is None and all(ring.initial(self.memory, ring_format) for ring in rings):
             self._new_life = "every ring is initial"
         cvq = self.isolation.cvq
         if cvq is not None:
@@ -308,7 +317,10 @@ class Owner:
         how = "suspend" if bases is not None else "reset"
         if bases is None:
             # a device that cannot say where it stopped has finished what it used
-            bases = {plan.index: self._used_index(plan.num, plan.addresses) for plan in run.plan.data}
+            bases = {
+                plan.index: used_index(self.memory, plan.num, plan.addresses, run.format)
+                for plan in run.plan.data
+            }
         if run.guest is not None and run.guest_cvq is not None:
             bases[run.guest_cvq.index] = run.guest.base
         self._ledger = Ledger(self.state)
@@ -369,16 +381,6 @@ class Owner:
         """State that a driver with these features on the device begins with."""
         own = net_config.decode(self._config).mac
         return TrackedState.after_reset(self._limits.mac or own if self._sets_mac else own, features)
-
-    def _initial(self, rings: list[GuestRing]) -> bool:
-        """Only a driver that starts over shows rings that were never used."""
-        return all(not each.base and not self._used_index(each.num, each.addresses) for each in rings)
-
-    def _used_index(self, num: int, addresses: RingAddresses) -> int:
-        try:
-            return ring_windows(self.memory, num, addresses).used_index
-        except GuestError:
-            return 0
 
     async def _restore(self, run: Run, pairs: int) -> None:
         """Give the device the state its driver left, or take the device's own for a new driver."""

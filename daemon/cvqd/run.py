@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import trio
@@ -13,8 +12,7 @@ from cvqd.core.lifecycle import RingPlan, StartPlan
 from cvqd.host import shared_memory
 from cvqd.host.doorbell import Doorbell, DoorbellSet, ring
 from cvqd.own_commands import OwnQueue
-from cvqd.wire.split_ring import SplitRing, ring_sizes
-from cvqd.wire.vhost_vdpa import Access
+from cvqd.wire.ring_format import RingFormat
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,27 +22,9 @@ if TYPE_CHECKING:
     from cvqd.core.lifecycle import DeviceFacts
     from cvqd.core.shadow_queue import ShadowQueue
     from cvqd.core.site_policy import SitePolicy
+    from cvqd.guest_ring import GuestRing
     from cvqd.relay import CommandQueue, Relay
     from cvqd.shadow import ShadowMemory
-    from cvqd.wire.split_ring import RingAddresses
-
-
-@dataclass(frozen=True, slots=True)
-class GuestRing:
-    """A ring as the guest laid it out: guest-physical addresses, lent descriptors (-1 for none)."""
-
-    index: int
-    num: int
-    addresses: RingAddresses
-    base: int
-    kick: int
-    call: int
-
-
-def ring_windows(memory: AddressSpace, num: int, addresses: RingAddresses) -> SplitRing:
-    """A ring in guest memory, ready to be read; GuestError if a part is not in one region."""
-    parts = zip(addresses, ring_sizes(num), strict=True)
-    return SplitRing(num, *(memory.contiguous(start, size, Access.READ_WRITE) for start, size in parts))
 
 
 class Run:
@@ -68,6 +48,10 @@ class Run:
         self._scope = trio.CancelScope()
         self._ended = trio.Event()
         self._relay: Relay | None = None
+        #: the guest's and the device's: feature words bind all rings
+        self.format = RingFormat.of(features)
+        # with event indices both sides of the relay say what they wait for and then look once more
+        self._fence = shared_memory.full_fence if self.format.event_index else shared_memory.fence
         self.guest: GuestQueue | None = None
         #: takes commands of our own where there is no control queue of the guest's
         self.own: OwnQueue | None = None
@@ -75,13 +59,13 @@ class Run:
         self.guest_cvq = guest_cvq
         control = None
         if device_cvq is not None:
-            control = shadow.plan(device_cvq, self._kick.fileno(), self._call.fileno())
+            control = shadow.plan(device_cvq, self.format, self._kick.fileno(), self._call.fileno())
         self.plan = StartPlan(
             features,
             tuple(RingPlan(r.index, r.num, r.addresses, r.base, r.kick, r.call) for r in data),
             control,
         )
-        self.queue: ShadowQueue | None = shadow.queue() if control else None
+        self.queue: ShadowQueue | None = shadow.queue(self.format, self._fence) if control else None
 
     @property
     def rings(self) -> frozenset[int]:
@@ -104,7 +88,7 @@ class Run:
         """Ring the guest's control queue.
 
         Always: whether the guest wants it is a flag that could change while it is read, and a spurious
-        call is legal (virtio 1.3 §2.7.7).
+        call is legal (virtio 1.3 §2.7.7, §2.8.10).
         """
         if self.guest_cvq is not None and self.guest_cvq.call >= 0:
             ring(self.guest_cvq.call)
@@ -122,8 +106,14 @@ class Run:
             self.doorbells.add(self._own_kick.fileno())
             return
         own = self.guest_cvq
-        window = ring_windows(memory, own.num, own.addresses)
-        self.guest = GuestQueue(window, memory, shared_memory.fence, own.base)
+        self.guest = GuestQueue(
+            own.open(memory, self.format),
+            memory,
+            self._fence,
+            own.base,
+            indirect=self.format.indirect,
+            event_index=self.format.event_index,
+        )
         self._relay = build(self, self.guest, self.queue)
         self.doorbells.add(own.kick)
 

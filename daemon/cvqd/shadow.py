@@ -14,8 +14,11 @@ from cvqd.wire.vhost_vdpa import Access, Map
 from cvqd.wire.virtio import Feature
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from cvqd.core.lifecycle import DeviceFacts
     from cvqd.core.mappings import Mappings
+    from cvqd.wire.ring_format import RingFormat
 
 #: descriptors of the shadow ring (two for each command in flight) where the device allows that many
 RING: Final = 128
@@ -85,15 +88,16 @@ class ShadowMemory:
             self._placed = None
             await mappings.change(asid, (iova, iova + self._layout.readable), ())
 
-    def plan(self, index: int, kick: int, call: int) -> RingPlan:
+    def plan(self, index: int, ring_format: RingFormat, kick: int, call: int) -> RingPlan:
         """The shadow ring as the device is to be given it."""
         assert self._placed is not None
-        return RingPlan(index, self._layout.num, self._layout.addresses(self._placed[1]), 0, kick, call)
+        addresses = self._layout.addresses(self._placed[1], packed=ring_format.packed)
+        return RingPlan(index, self._layout.num, addresses, ring_format.initial_base, kick, call)
 
-    def queue(self) -> ShadowQueue:
+    def queue(self, ring_format: RingFormat, fence: Callable[[], None]) -> ShadowQueue:
         """A new queue in the memory; the one before must be out of use."""
         assert self._placed is not None
-        return ShadowQueue(self._layout, self._region.view, self._placed[1], shared_memory.fence)
+        return ShadowQueue(self._layout, self._region.view, self._placed[1], fence, ring_format)
 
     def _free_address(self, mappings: Mappings, asid: int) -> int:
         """From the top, where guests have no memory; never 0, which some devices take for no address."""

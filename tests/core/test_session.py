@@ -480,11 +480,12 @@ def test_a_ring_size_is_a_power_of_two_up_to_the_devices_maximum(num: int):
         negotiated().receive(state(R.SET_VRING_NUM, 0, num))
 
 
-def test_a_base_has_sixteen_bits():
+def test_the_base_of_a_split_ring_has_sixteen_bits():
     session = negotiated()
+    say(session, u64(R.SET_FEATURES, OFFER.word))
     say(session, state(R.SET_VRING_BASE, 0, 0xFFFF))
     assert session.rings[0].base == 0xFFFF
-    with pytest.raises(FrontendError, match="16 bits"):
+    with pytest.raises(FrontendError, match="above 0xffff"):
         session.receive(state(R.SET_VRING_BASE, 0, 0x1_0000))
 
 

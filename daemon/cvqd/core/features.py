@@ -51,7 +51,10 @@ CONTROL: Final = mask_of(
     Feature.STATUS,
 )
 
-SERVED: Final = DATA_PATH | CONTROL | Feature.VERSION_1.mask
+#: features of all rings, which guest queue and shadow queue speak as well
+RINGS: Final = mask_of(Feature.RING_PACKED, Feature.INDIRECT_DESC, Feature.EVENT_IDX)
+
+SERVED: Final = DATA_PATH | CONTROL | RINGS | Feature.VERSION_1.mask
 
 #: served by cvqd where the device lacks them, given a control queue
 EMULATED: Final = mask_of(Feature.STATUS, Feature.GUEST_ANNOUNCE)
@@ -60,10 +63,7 @@ _REASONS: Final[dict[Feature, str]] = {
     Feature.ACCESS_PLATFORM: "always taken on the device; a guest's addresses are guest-physical",
     Feature.LOG_ALL: "dirty logging is not served",
     Feature.PROTOCOL_FEATURES: "no feature of virtio; vhost-user has this bit",
-    Feature.RING_PACKED: "the shadow queue speaks the split format",
-    Feature.INDIRECT_DESC: "a feature of all rings, not served on the control queue",
-    Feature.EVENT_IDX: "a feature of all rings, not served on the control queue",
-    Feature.IN_ORDER: "a feature of all rings, not served on the control queue",
+    Feature.IN_ORDER: "a feature of all rings, and commands that ran out of time come back late",
     Feature.RING_RESET: "vhost-user has no message for it",
     Feature.NOTIFICATION_DATA: "an eventfd carries no data",
     Feature.NOTIF_CONFIG_DATA: "an eventfd carries no data",
@@ -108,10 +108,13 @@ class FeatureOffer(NamedTuple):
         return word
 
 
-def offer(device_features: int, max_pairs: int, vqs: int, most_pairs: int | None = None) -> FeatureOffer:
+def offer(
+    device_features: int, max_pairs: int, vqs: int, most_pairs: int | None = None, *, suspends: bool = True
+) -> FeatureOffer:
     """Offer for a device with this feature word, configured pairs and number of rings.
 
     ``most_pairs`` is what the site lets a guest have; one that is shown more takes them for its own.
+    ``suspends`` says that the device can be stopped without losing its place in the rings.
 
     DeviceError where the device cannot be served at all: no VERSION_1, no ACCESS_PLATFORM.
     """
@@ -130,6 +133,10 @@ def offer(device_features: int, max_pairs: int, vqs: int, most_pairs: int | None
     if features & Feature.MQ.mask and vqs < 2 * max_pairs + 1:
         reasons[Feature.MQ] = f"{max_pairs} pairs need {2 * max_pairs + 1} rings and the device has {vqs}"
         features &= ~Feature.MQ.mask
+    if features & Feature.RING_PACKED.mask and not suspends:
+        # a split ring has its used index in memory, a packed ring does not
+        reasons[Feature.RING_PACKED] = "the device cannot suspend, so nobody would know where a ring stopped"
+        features &= ~Feature.RING_PACKED.mask
     if features & Feature.CTRL_VQ.mask:
         emulated = EMULATED & ~features
         features |= emulated

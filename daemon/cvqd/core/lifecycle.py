@@ -60,6 +60,11 @@ class DeviceFacts:
         return self.backend_features & BACKEND_USED
 
     @property
+    def suspends(self) -> bool:
+        """Whether the device can be stopped and then asked where its rings stand."""
+        return bool(self.backend_features & Backend.SUSPEND.mask)
+
+    @property
     def enables_late(self) -> bool:
         """Whether rings may be enabled while DRIVER_OK is set."""
         return bool(self.backend_features & Backend.ENABLE_AFTER_DRIVER_OK.mask)

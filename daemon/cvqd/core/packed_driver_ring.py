@@ -63,7 +63,7 @@ class PackedDriverRing:
         ring = self._ring
         count = len(parts)
         if not 0 < count <= self._free:
-            raise IndexError(f"{count} descriptors for a buffer, {self._free} are free")
+            raise IndexError(f"a buffer of {count} parts, {self._free} descriptors are free")
         id_ = self._ids.popleft()
         for place, (address, length, own) in enumerate(parts, 1):
             flags = own | available_flags(wrap=self._wrap)

@@ -17,7 +17,7 @@ it.  It reads none.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from cvqd.core import memory_table
 from cvqd.core.session_effects import (
@@ -30,7 +30,8 @@ from cvqd.core.session_requests import HANDLERS, answer
 from cvqd.core.session_rules import RULES, UNANSWERABLE, OnRefusal, Rule
 from cvqd.core.session_state import SessionState
 from cvqd.errors import FrontendError
-from cvqd.wire.split_ring import RingAddresses, ring_sizes
+from cvqd.wire.ring_format import RingFormat
+from cvqd.wire.split_ring import RingAddresses
 from cvqd.wire.vhost_user import FrontRequest, ProtocolFeature, encode_reply
 from cvqd.wire.vhost_user_payloads import encode_u64
 
@@ -40,9 +41,6 @@ if TYPE_CHECKING:
     from cvqd.core.session_offer import Offer
     from cvqd.core.session_rings import Ring
     from cvqd.wire.vhost_user import FileDescriptor, Message
-
-#: Bytes to which the parts of a split ring are aligned, virtio 1.3 §2.7.
-_RING_ALIGNMENT: Final = RingAddresses(descriptors=16, available=2, used=4)
 
 
 class Session:
@@ -112,13 +110,22 @@ class Session:
         return address
 
     def guest_ring(self, index: int) -> RingAddresses:
-        """Guest-physical addresses of a complete ring; FrontendError if it lies outside memory or askew."""
+        """Guest-physical addresses of a complete ring in the negotiated format.
+
+        FrontendError if it lies outside memory or askew, or goes on where it has no place.
+        """
         ring = self.rings[index]
         name = FrontRequest.SET_VRING_ADDR.name
         if ring.addresses is None or not ring.num:
             raise FrontendError(name, f"ring {index} has no size or no addresses")
-        guest = RingAddresses(*map(self.guest_address, ring.addresses, ring_sizes(ring.num)))
-        for part, address, alignment in zip(guest._fields, guest, _RING_ALIGNMENT, strict=True):
+        ring_format = RingFormat.of(self.features)
+        if not ring_format.has_base(ring.num, ring.base):
+            raise FrontendError(
+                FrontRequest.SET_VRING_BASE.name,
+                f"base {ring.base:#x} is no place in ring {index} of {ring.num} descriptors",
+            )
+        guest = RingAddresses(*map(self.guest_address, ring.addresses, ring_format.sizes(ring.num)))
+        for part, address, alignment in zip(guest._fields, guest, ring_format.alignment, strict=True):
             if address % alignment:
                 raise FrontendError(
                     name, f"{part} of ring {index} at {address:#x} should be aligned to {alignment}"

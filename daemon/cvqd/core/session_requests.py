@@ -35,6 +35,7 @@ from cvqd.wire.vhost_user import (
     Message,
     ProtocolFeature,
 )
+from cvqd.wire.virtio import Feature
 
 if TYPE_CHECKING:
     from cvqd.core.session_effects import SetFeatures, SetStatus
@@ -125,7 +126,11 @@ def _set_vring_addr(state: SessionState, message: Message, _unclaimed: Unclaimed
 
 
 def _set_vring_base(state: SessionState, message: Message, _unclaimed: Unclaimed) -> Effect:
-    return state.rings.set_base(message.name, payloads.decode_vring_state(message.name, message.payload))
+    base = payloads.decode_vring_state(message.name, message.payload)
+    agreed = state.agreed
+    # front-ends that set bases before features are found out when the ring is looked at
+    split = agreed.features_set and not agreed.features & Feature.RING_PACKED.mask
+    return state.rings.set_base(message.name, base, 0xFFFF if split else 0xFFFF_FFFF)
 
 
 def _get_vring_base(state: SessionState, message: Message, _unclaimed: Unclaimed) -> RingStopped:

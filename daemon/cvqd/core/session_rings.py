@@ -86,11 +86,11 @@ class SessionRings:
         self.ring(name, address.index).addresses = address.addresses
         return RingConfigured(address.index)
 
-    def set_base(self, name: str, state: VringState) -> RingConfigured:
-        """Next available index of a split ring."""
+    def set_base(self, name: str, state: VringState, most: int) -> RingConfigured:
+        """Where the ring goes on, in the encoding of its format; not above ``most``."""
         ring = self.ring(name, state.index)
-        if state.num > 0xFFFF:
-            raise FrontendError(name, f"base {state.num:#x} of ring {state.index} has more than 16 bits")
+        if state.num > most:
+            raise FrontendError(name, f"base {state.num:#x} of ring {state.index} is above {most:#x}")
         ring.base = state.num
         return RingConfigured(state.index)
 

@@ -45,7 +45,7 @@ class SplitDriverRing:
     def offer(self, parts: Sequence[tuple[int, int, int]]) -> int:
         """Fill a descriptor for each part and the next slot of the available ring."""
         if not 0 < len(parts) <= len(self._free):
-            raise IndexError(f"{len(parts)} descriptors for a buffer, {len(self._free)} are free")
+            raise IndexError(f"a buffer of {len(parts)} parts, {len(self._free)} descriptors are free")
         chain = [self._free.popleft() for _ in parts]
         last = chain[-1]
         for place, (address, length, flags) in enumerate(parts):

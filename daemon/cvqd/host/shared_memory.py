@@ -11,6 +11,7 @@ import fcntl
 import mmap
 import os
 import platform
+import threading
 from typing import Final
 
 from cvqd.errors import FrontendError
@@ -74,15 +75,25 @@ def map_guest(request: str, fd: int, size: int, offset: int) -> SharedMemory:
 
 
 def _no_fence() -> None:
-    """x86-64 keeps stores in order and loads in order (TSO); no caller needs store before load."""
+    """x86-64 keeps stores in order and loads in order (TSO)."""
+
+
+def _locked_instruction() -> None:
+    """On x86-64 any locked instruction also orders a store before a load; a lock's is the cheapest here."""
+    with _lock:
+        pass
 
 
 def _membarrier() -> None:
     _syscall(_SYS_MEMBARRIER[platform.machine()], _MEMBARRIER_GLOBAL_EXPEDITED, 0, 0)
 
 
+# ``fence`` orders loads with loads and stores with stores.  ``full_fence`` is for whoever says what it
+# waits for and then looks once more, which is a store before a load.
 if platform.machine() == "x86_64":
+    _lock = threading.Lock()
     fence = _no_fence
+    full_fence = _locked_instruction
 else:
     _syscall = ctypes.CDLL(None).syscall
-    fence = _membarrier
+    fence = full_fence = _membarrier

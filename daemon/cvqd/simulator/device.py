@@ -51,7 +51,7 @@ class SimulatedDevice:
         log: EventLog,
         *,
         name: str = "simulator",
-        fence: Callable[[], None] = shared_memory.fence,
+        fence: Callable[[], None] = shared_memory.full_fence,
     ) -> None:
         """Build a device that nobody serves: for tests that call ``net.turn`` themselves."""
         self.path: Final = name
@@ -212,27 +212,32 @@ class SimulatedDevice:
         ring.num = num
 
     async def set_vring_addr(self, index: int, addresses: RingAddresses) -> None:
-        """EINVAL if misaligned (virtio 1.3 §2.7), and while the ring may be running; looked up later."""
+        """EINVAL if misaligned (virtio 1.3 §2.7, §2.8) or while the ring may be running; looked up later."""
         shown = f"index={index}, " + ", ".join(f"{k}={v:#x}" for k, v in addresses._asdict().items())
         call = Ioctl.VHOST_SET_VRING_ADDR
         ring = self._ring(call, index)
-        if addresses.descriptors % 16 or addresses.available % 2 or addresses.used % 4:
+        alignment = self.net.negotiation.ring_format.alignment
+        if any(address % unit for address, unit in zip(addresses, alignment, strict=True)):
             raise DeviceError(call.name, errno.EINVAL, "misaligned", shown)
         self._refuse_running(call, shown)
         ring.detach()
         ring.addresses = addresses
 
     async def set_vring_base(self, index: int, base: int) -> None:
-        """Next available index; EINVAL above 65535, and while the ring may be running."""
+        """Split: next available index, EINVAL above 65535; packed: a ``PackedBase``.
+
+        EINVAL while the ring may be running.
+        """
         call, shown = Ioctl.VHOST_SET_VRING_BASE, f"index={index}, base={base}"
         ring = self._ring(call, index)
-        if not 0 <= base <= 0xFFFF:
-            raise DeviceError(call.name, errno.EINVAL, "above 65535", shown)
+        most = 0xFFFF_FFFF if self.net.negotiation.ring_format.packed else 0xFFFF
+        if not 0 <= base <= most:
+            raise DeviceError(call.name, errno.EINVAL, f"above {most}", shown)
         self._refuse_running(call, shown)
         ring.base = base
 
     async def get_vring_base(self, index: int) -> int:
-        """Next available index to fetch."""
+        """As ``set_vring_base`` takes it."""
         return self._ring(Ioctl.VHOST_GET_VRING_BASE, index).base
 
     async def set_vring_kick(self, index: int, fd: int) -> None:

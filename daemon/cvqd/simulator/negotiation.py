@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from cvqd.errors import DeviceError
 from cvqd.simulator.spec import MANDATORY_FEATURES
+from cvqd.wire.ring_format import RingFormat
 from cvqd.wire.virtio import REQUIRES, Status, feature_names, mask_of
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ class Negotiation:
         self.status = 0
         self.features = 0
         self.backend = 0
+        #: of all rings
+        self.ring_format = RingFormat()
         self.suspended = False
         #: the driver has set DRIVER_OK; kept beside ``status`` because every kick asks
         self.driver_ok = False
@@ -44,6 +47,7 @@ class Negotiation:
         """Status 0."""
         self.status = 0
         self.features = 0
+        self.ring_format = RingFormat()
         self.suspended = False
         self.driver_ok = False
 
@@ -55,6 +59,7 @@ class Negotiation:
         if reason:
             raise DeviceError("VHOST_SET_FEATURES", errno.EINVAL, reason, f"{features:#x}")
         self.features = features
+        self.ring_format = RingFormat.of(features)
 
     def set_backend_features(self, features: int) -> None:
         """Acknowledge backend features, replacing the earlier set; EOPNOTSUPP for one not offered."""

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from cvqd.events import EventLog
     from cvqd.simulator.datapath import Outside
     from cvqd.simulator.spec import SimulatorSpec
+    from cvqd.wire.ring_format import RingFormat
 
 #: doorbell token of the outside's descriptor; rings have theirs from 0
 _OUTSIDE: Final = -2
@@ -47,7 +48,7 @@ class NetDevice:
         self.negotiation: Final = Negotiation(spec)
         self.iotlb: Final = Iotlb(spec.address_spaces, spec.iova_range, self._table_changed)
         self.rings: Final = [
-            Ring(index, partial(self._memory, index), fence, log, self.statistics)
+            Ring(index, partial(self._memory, index), self._ring_format, fence, log, self.statistics)
             for index in range(spec.queue_count)
         ]
         self.bells: Final = [Bell() for _ in self.rings]
@@ -207,6 +208,9 @@ class NetDevice:
 
     def _memory(self, index: int) -> AddressSpace:
         return self.iotlb.table(self._asids[self.spec.group_of(index)])
+
+    def _ring_format(self) -> RingFormat:
+        return self.negotiation.ring_format
 
     def _table_changed(self, asid: int) -> None:
         for group, used in enumerate(self._asids):

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Final
 
 from cvqd.core.guest_queue import GuestQueue
 from cvqd.errors import GuestError
-from cvqd.wire.split_ring import SplitRing, ring_sizes
 from cvqd.wire.vhost_vdpa import Access
 
 if TYPE_CHECKING:
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from cvqd.core.chain import Chain
     from cvqd.events import EventLog
     from cvqd.simulator.statistics import Statistics
+    from cvqd.wire.ring_format import RingFormat
     from cvqd.wire.split_ring import RingAddresses
 
 #: largest ring, ``VDPASIM_QUEUE_MAX`` of ``drivers/vdpa/vdpa_sim/vdpa_sim.c``
@@ -30,24 +30,29 @@ MAX_RING: Final = 256
 
 
 class Ring:
-    """State of ring ``index``; descriptors for ``num``, free-running 16-bit indices for ``base``."""
+    """State of ring ``index``; descriptors for ``num``, ``base`` as SET_VRING_BASE encodes it.
+
+    ``ring_format`` is asked whenever the ring is looked at: it is negotiated for all rings of the device.
+    """
 
     def __init__(
         self,
         index: int,
         memory: Callable[[], AddressSpace],
+        ring_format: Callable[[], RingFormat],
         fence: Callable[[], None],
         log: EventLog,
         statistics: Statistics,
     ) -> None:
         self.index: Final = index
         self._memory = memory
+        self._format = ring_format
         self._fence = fence
         self._log = log
         self._statistics = statistics
         self._queue: GuestQueue | None = None
         self._unpublished = False
-        self._base = 0
+        self._base: int | None = None
         self.num = MAX_RING
         self.addresses: RingAddresses | None = None
         self.enabled = False
@@ -60,7 +65,7 @@ class Ring:
         """Forget everything the driver set."""
         self._queue = None
         self._unpublished = False
-        self._base = 0
+        self._base = None
         self.num = MAX_RING
         self.addresses = None
         self.enabled = False
@@ -69,8 +74,10 @@ class Ring:
 
     @property
     def base(self) -> int:
-        """Index of the next available entry to fetch."""
-        return self._base if self._queue is None else self._queue.base
+        """Where the ring goes on."""
+        if self._queue is not None:
+            return self._queue.base
+        return self._format().initial_base if self._base is None else self._base
 
     @base.setter
     def base(self, base: int) -> None:
@@ -121,26 +128,39 @@ class Ring:
         self._unpublished = True
 
     def publish(self) -> bool:
-        """Let the driver see completed chains; whether there were any."""
+        """Let the driver see completed chains; whether there were any and it wants to be called."""
         if not self._unpublished:
             return False
         self._unpublished = False
         if self._queue is None:
             return False
         self._queue.publish()
-        return True
+        return self._queue.call_wanted()
 
     def _attach(self) -> GuestQueue:
         if self.addresses is None:
             raise GuestError("ring.unset", f"ring {self.index} has no addresses")
-        memory, sizes, at = self._memory(), ring_sizes(self.num), self.addresses
-        ring = SplitRing(
-            self.num,
-            memory.contiguous(at.descriptors, sizes.descriptors, Access.READ),
+        base = self.base
+        memory, ring_format, at = self._memory(), self._format(), self.addresses
+        if not ring_format.has_base(self.num, base):
+            raise GuestError("ring.base", f"{base:#x} is no place in a ring of {self.num}")
+        sizes = ring_format.sizes(self.num)
+        # a packed ring's descriptors are written by both ends, and where a split ring's used ring is
+        # it has an event area; the available ring and the driver's event area are the driver's
+        descriptors = Access.READ_WRITE if ring_format.packed else Access.READ
+        windows = (
+            memory.contiguous(at.descriptors, sizes.descriptors, descriptors),
             memory.contiguous(at.available, sizes.available, Access.READ),
             memory.contiguous(at.used, sizes.used, Access.WRITE),
         )
-        self._queue = GuestQueue(ring, memory, self._fence, self._base)
+        self._queue = GuestQueue(
+            ring_format.open(self.num, windows),
+            memory,
+            self._fence,
+            base,
+            indirect=ring_format.indirect,
+            event_index=ring_format.event_index,
+        )
         return self._queue
 
     def _count(self, error: GuestError) -> None:

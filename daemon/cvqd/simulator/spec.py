@@ -36,8 +36,11 @@ SUPPORTED_FEATURES: Final = mask_of(
     Feature.MQ,
     Feature.CTRL_MAC_ADDR,
     Feature.ANY_LAYOUT,
+    Feature.INDIRECT_DESC,
+    Feature.EVENT_IDX,
     Feature.VERSION_1,
     Feature.ACCESS_PLATFORM,
+    Feature.RING_PACKED,
 )
 
 #: without these two no driver can be served: fields are little-endian and addresses are IOVAs
@@ -131,8 +134,8 @@ class Fault:
 
 
 def default_features(max_queue_pairs: int) -> int:
-    """Feature word offered when none is configured."""
-    return SUPPORTED_FEATURES & ~(0 if max_queue_pairs > 1 else Feature.MQ.mask)
+    """Feature word offered when none is configured: all but RING_PACKED, which QEMU leaves out as well."""
+    return SUPPORTED_FEATURES & ~(Feature.RING_PACKED.mask | (0 if max_queue_pairs > 1 else Feature.MQ.mask))
 
 
 #: every 64-bit address, as the kernel's simulator reports
@@ -148,7 +151,7 @@ class SimulatorSpec:
     max_queue_pairs: int = 1
     groups: Groups = Groups.CVQ
     address_spaces: int = 2
-    features: int | None = None  #: feature word to offer; None is everything it can do
+    features: int | None = None  #: feature word to offer; None is ``default_features``
     datapath: LoopbackPath | PeerPath | TapPath = field(default_factory=LoopbackPath)
     faults: tuple[Fault, ...] = ()
     backend_features: int = SUPPORTED_BACKEND_FEATURES

@@ -9,14 +9,18 @@ of calls that brings a device up.
 from __future__ import annotations
 
 import os
+from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
 import trio
 
 from cvqd.host import shared_memory
-from cvqd.wire.split_ring import DESC_NEXT, DESC_WRITE, Descriptor, RingAddresses, SplitRing, ring_sizes
+from cvqd.testing.played_ring import PlayedRing, Table
+from cvqd.wire.packed_ring import PackedRing
+from cvqd.wire.ring_format import RingFormat
+from cvqd.wire.split_ring import DESC_WRITE, RingAddresses, SplitRing
 from cvqd.wire.vhost_vdpa import Access, BatchMark, Map, Unmap
-from cvqd.wire.virtio import Feature, Status, control_queue_index
+from cvqd.wire.virtio import Feature, Status, control_queue_index, mask_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -27,6 +31,8 @@ if TYPE_CHECKING:
 #: bytes of ``struct virtio_net_hdr_v1``
 NET_HEADER: Final = bytes(12)
 
+_RINGS: Final = mask_of(Feature.RING_PACKED, Feature.INDIRECT_DESC, Feature.EVENT_IDX)
+_SPLIT: Final = RingFormat()
 _READY: Final = Status.ACKNOWLEDGE | Status.DRIVER
 
 
@@ -74,40 +80,48 @@ class Buffer(NamedTuple):
 class DriverRing:
     """The driver's side of ring ``index`` of ``num`` descriptors, with eventfds of its own.
 
-    Buffers lie where the caller says; descriptors are used round robin and
-    never checked, so at most ``num`` may be outstanding.
+    Buffers lie where the caller says.
     """
 
-    def __init__(self, arena: Arena, index: int, num: int = 64) -> None:
-        sizes = ring_sizes(num)
+    def __init__(self, arena: Arena, index: int, num: int = 64, ring_format: RingFormat = _SPLIT) -> None:
+        sizes = ring_format.sizes(num)
+        self.format: Final = ring_format
         self.index: Final = index
         self.num: Final = num
         self.addresses: Final = RingAddresses(*(arena.allocate(size, 4096) for size in sizes))
-        self.ring: Final = SplitRing(num, *map(arena.view, self.addresses, sizes))
+        live = ring_format.open(num, map(arena.view, self.addresses, sizes))
+        self._played: Final = PlayedRing(live, ring_format, partial(_table, arena))
+        self._buffers: dict[int, int] = {}
         self.kick_fd: Final = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.call_fd: Final = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._slot = 0
-        self._available = 0
-        self._used = 0
+
+    @property
+    def ring(self) -> SplitRing:
+        """The live split ring."""
+        assert isinstance(self._played.ring, SplitRing)
+        return self._played.ring
+
+    @property
+    def packed(self) -> PackedRing:
+        """The live packed ring."""
+        assert isinstance(self._played.ring, PackedRing)
+        return self._played.ring
 
     def add(self, buffers: Sequence[Buffer]) -> int:
-        """Publish a chain; its head.  Does not kick."""
-        slots = [(self._slot + place) % self.num for place in range(len(buffers))]
-        self._slot = (self._slot + len(buffers)) % self.num
-        for place, (slot, (iova, length, writable)) in enumerate(zip(slots, buffers, strict=True)):
-            last = place == len(buffers) - 1
-            flags = (0 if last else DESC_NEXT) | (DESC_WRITE if writable else 0)
-            self.ring.put_descriptor(slot, Descriptor(iova, length, flags, 0 if last else slots[place + 1]))
-        self.publish(slots[0])
-        return slots[0]
+        """Publish a chain; its head, or its id in a packed ring.  Does not kick."""
+        head = self._played.add(
+            [(iova, length, DESC_WRITE if writable else 0) for iova, length, writable in buffers]
+        )
+        self._buffers[head] = buffers[0].iova
+        return head
+
+    def buffer(self, head: int) -> int:
+        """Address of the first buffer of a chain that was added last under this head."""
+        return self._buffers[head]
 
     def publish(self, head: int) -> None:
-        """Offer the chain that begins at ``head``, whatever it is."""
-        self.ring.put_available(self._available, head)
-        self._available = (self._available + 1) & 0xFFFF
-        # release: pairs with the device's acquire behind its load of available_index
-        shared_memory.fence()
-        self.ring.available_index = self._available
+        """Offer the chain that begins at ``head`` of a split ring, whatever it is."""
+        self._played.publish_head(head)
 
     def kick(self) -> None:
         """Tell the device."""
@@ -115,13 +129,7 @@ class DriverRing:
 
     def poll(self) -> tuple[int, int] | None:
         """Head and bytes written of the next used element, None if there is none."""
-        if self.ring.used_index == self._used:
-            return None
-        # acquire: pairs with the device's release before its store of used_index
-        shared_memory.fence()
-        element = self.ring.used_element(self._used)
-        self._used = (self._used + 1) & 0xFFFF
-        return element
+        return self._played.take()
 
     async def wait(self) -> tuple[int, int]:
         """The next used element, waiting for the call eventfd."""
@@ -145,15 +153,28 @@ class DriverRing:
         os.close(self.call_fd)
 
 
+def _table(arena: Arena, size: int) -> Table:
+    iova = arena.allocate(size)
+    return Table(iova, arena.view(iova, size))
+
+
 class DeviceDriver:
     """A network driver on a device: ``pairs`` queue pairs and a control ring in an address space of its own.
 
     ``data`` is mapped in address space 0; ``control`` in 1 where the device
-    has one and ``isolated`` is left true, else also in 0.
+    has one and ``isolated`` is left true, else also in 0.  ``rings`` are the ring features it takes where
+    offered (RING_PACKED, INDIRECT_DESC, EVENT_IDX); none make a plain split ring.
     """
 
     def __init__(
-        self, device: VdpaDevice, *, pairs: int = 1, max_pairs: int = 1, num: int = 64, isolated: bool = True
+        self,
+        device: VdpaDevice,
+        *,
+        pairs: int = 1,
+        max_pairs: int = 1,
+        num: int = 64,
+        isolated: bool = True,
+        rings: int = 0,
     ) -> None:
         self.device: Final = device
         self.data: Final = Arena()
@@ -161,6 +182,7 @@ class DeviceDriver:
         self.features = 0
         self._shown: list[tuple[int, Arena]] = []
         self._isolated = isolated
+        self._rings = rings
         self._num = num
         self._pairs = pairs
         self._max_pairs = max_pairs
@@ -189,7 +211,7 @@ class DeviceDriver:
         await device.set_status(0)
         await device.set_status(Status.ACKNOWLEDGE)
         await device.set_status(_READY)
-        self.features = features & await device.get_features()
+        self.features = (features & ~_RINGS | self._rings) & await device.get_features()
         await device.set_features(self.features)
         await device.set_status(_READY | Status.FEATURES_OK)
 
@@ -214,11 +236,16 @@ class DeviceDriver:
         return control_queue_index(self.features, self._max_pairs)
 
     def build_rings(self) -> None:
-        """Make the driver's side of all rings."""
-        self.receive = [DriverRing(self.data, 2 * pair, self._num) for pair in range(self._pairs)]
-        self.transmit = [DriverRing(self.data, 2 * pair + 1, self._num) for pair in range(self._pairs)]
+        """Make the driver's side of all rings, in the format that was negotiated."""
+        ring_format = RingFormat.of(self.features)
+        self.receive = [
+            DriverRing(self.data, 2 * pair, self._num, ring_format) for pair in range(self._pairs)
+        ]
+        self.transmit = [
+            DriverRing(self.data, 2 * pair + 1, self._num, ring_format) for pair in range(self._pairs)
+        ]
         if self.features & Feature.CTRL_VQ.mask:
-            self.commands = DriverRing(self.control, self.control_index, self._num)
+            self.commands = DriverRing(self.control, self.control_index, self._num, ring_format)
 
     async def bind(self, rings: Iterable[DriverRing] | None = None) -> None:
         """Give the device sizes, addresses, indices and eventfds of the rings."""
@@ -226,7 +253,7 @@ class DeviceDriver:
         for ring in self.rings if rings is None else rings:
             await device.set_vring_num(ring.index, ring.num)
             await device.set_vring_addr(ring.index, ring.addresses)
-            await device.set_vring_base(ring.index, 0)
+            await device.set_vring_base(ring.index, ring.format.initial_base)
             await device.set_vring_call(ring.index, ring.call_fd)
             await device.set_vring_kick(ring.index, ring.kick_fd)
 
@@ -300,6 +327,6 @@ class DeviceDriver:
         frames = []
         while (element := ring.poll()) is not None:
             head, written = element
-            iova = ring.ring.descriptor(head).address
+            iova = ring.buffer(head)
             frames.append(bytes(self.data.view(iova, written)[len(NET_HEADER) :]))
         return frames

@@ -1,4 +1,4 @@
-"""The shipped guest: memory of its own and the driver's side of a split virtqueue.
+"""The shipped guest: memory of its own and the driver's side of a virtqueue of either format.
 
 It can be as honest or as hostile as a test wants: any descriptor, any index
 (``DriverQueue.ring`` is the live ring itself).
@@ -10,13 +10,17 @@ import fcntl
 import mmap
 import os
 import socket
+from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
 import trio
 
-from cvqd.host.shared_memory import F_ADD_SEALS, F_SEAL_GROW, F_SEAL_SHRINK, fence
+from cvqd.host.shared_memory import F_ADD_SEALS, F_SEAL_GROW, F_SEAL_SHRINK
+from cvqd.testing.played_ring import PlayedRing, Table
 from cvqd.testing.sequences import RingSetup
-from cvqd.wire.split_ring import DESC_NEXT, DESC_WRITE, Descriptor, RingAddresses, SplitRing, ring_sizes
+from cvqd.wire.packed_ring import PackedRing
+from cvqd.wire.ring_format import RingFormat
+from cvqd.wire.split_ring import DESC_WRITE, Descriptor, RingAddresses, SplitRing
 from cvqd.wire.vhost_user import DescriptorKind
 from cvqd.wire.vhost_user_payloads import RegionDescription
 
@@ -24,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import TracebackType
 
+_SPLIT: Final = RingFormat()
 _NOTIFY: Final = (1).to_bytes(8, "little")
 
 
@@ -102,7 +107,7 @@ class Segment(NamedTuple):
 
 
 class Used(NamedTuple):
-    """What the device gave back: head and bytes written."""
+    """What the device gave back: head (in a packed ring the id) and bytes written."""
 
     head: int
     written: int
@@ -112,7 +117,7 @@ class DriverQueue:
     """The driver's side of ring ``index``; it owns its kick eventfd and its call descriptors.
 
     ``call_kind`` is what the back-end is given to signal: an eventfd, or like
-    virtio_uml one end of a socket pair or a pipe.
+    virtio_uml one end of a socket pair or a pipe.  A packed ring is in ``packed``, a split one in ``ring``.
     """
 
     def __init__(
@@ -121,80 +126,78 @@ class DriverQueue:
         index: int,
         num: int = 256,
         call_kind: DescriptorKind = DescriptorKind.EVENTFD,
+        ring_format: RingFormat = _SPLIT,
     ) -> None:
         self.memory = memory
         self.index = index
         self.num = num
-        sizes = ring_sizes(num)
-        self.addresses: Final = RingAddresses(
-            memory.allocate(sizes.descriptors, 16),
-            memory.allocate(sizes.available, 2),
-            memory.allocate(sizes.used, 4),
-        )
-        self.ring: Final = SplitRing(num, *map(memory.view, self.addresses, sizes))
+        self.format = ring_format
+        sizes = ring_format.sizes(num)
+        self.addresses: Final = RingAddresses(*map(memory.allocate, sizes, ring_format.alignment))
+        live = ring_format.open(num, map(memory.view, self.addresses, sizes))
+        self._played = PlayedRing(live, ring_format, partial(_table, memory))
         self.kick = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._call_end, self.call = _call_descriptors(call_kind)
-        self._free = list(reversed(range(num)))
-        self._chains: dict[int, list[int]] = {}
-        self._next_available = 0
-        self._next_used = 0
+
+    @property
+    def ring(self) -> SplitRing:
+        """The live split ring."""
+        assert isinstance(self._played.ring, SplitRing)
+        return self._played.ring
+
+    @property
+    def packed(self) -> PackedRing:
+        """The live packed ring."""
+        assert isinstance(self._played.ring, PackedRing)
+        return self._played.ring
 
     def setup(self) -> RingSetup:
         """As a front-end hands it over: in the front-end's addresses."""
         addresses = RingAddresses(*map(self.memory.user_address, self.addresses))
-        return RingSetup(self.index, self.num, addresses, self.kick, self.call, self._next_used)
+        return RingSetup(self.index, self.num, addresses, self.kick, self.call, self._played.base)
 
     def restart(self) -> None:
         """Begin anew after a reset: an empty ring, indices 0."""
-        for address, length in zip(self.addresses, ring_sizes(self.num), strict=True):
+        for address, length in zip(self.addresses, self.format.sizes(self.num), strict=True):
             self.memory.view(address, length)[:] = bytes(length)
-        self._free = list(reversed(range(self.num)))
-        self._chains.clear()
-        self._next_available = self._next_used = 0
+        self._played = PlayedRing(self._played.ring, self.format, partial(_table, self.memory))
+
+    def skip_to(self, index: int) -> None:
+        """Let a split ring that is not in use look as if it had been used ``index`` times."""
+        self._played.skip_to(index)
 
     def add(self, segments: Sequence[Segment]) -> int:
         """Publish a chain; its head.  IndexError when too few descriptors are free.  Does not notify."""
-        if not 0 < len(segments) <= len(self._free):
-            raise IndexError(f"{len(segments)} segments, {len(self._free)} descriptors are free")
-        chain = [self._free.pop() for _ in segments]
-        for slot, following, segment in zip(chain, [*chain[1:], 0], segments, strict=True):
-            flags = DESC_WRITE if segment.writable else 0
-            if slot != chain[-1]:
-                flags |= DESC_NEXT
-            self.ring.put_descriptor(slot, Descriptor(segment.address, segment.length, flags, following))
-        self._chains[chain[0]] = chain
-        self.publish(chain[0])
-        return chain[0]
+        return self._played.add(
+            [(segment.address, segment.length, DESC_WRITE if segment.writable else 0) for segment in segments]
+        )
 
     def add_raw(self, head: int, descriptors: Sequence[tuple[int, Descriptor]] = ()) -> None:
         """Write descriptors at the given table slots as they are and publish ``head``; nothing is checked.
 
-        Slots are not taken from the free ones: do not mix with ``add`` in one ring's life.
+        Split rings only.  Slots are not taken from the free ones: do not mix with ``add`` in one ring's life.
         """
         for slot, descriptor in descriptors:
             self.ring.put_descriptor(slot, descriptor)
         self.publish(head)
 
     def publish(self, head: int) -> None:
-        """Make ``head`` (u16) available."""
-        self.ring.put_available(self._next_available, head)
-        self._next_available = self._next_available + 1 & 0xFFFF
-        fence()  # partner: the device's load of the available index before the slot
-        self.ring.available_index = self._next_available
+        """Make ``head`` (u16) of a split ring available."""
+        self._played.publish_head(head)
 
     def notify(self) -> None:
-        """Ring the kick eventfd."""
+        """Ring the kick eventfd, wanted or not."""
         os.write(self.kick, _NOTIFY)
+
+    def notify_if_wanted(self) -> None:
+        """Ring the kick eventfd as Linux does: unless the device has said that it need not be told."""
+        if self._played.kick_wanted():
+            self.notify()
 
     def poll(self) -> Used | None:
         """Next used element, None if there is none; frees the chain's descriptors."""
-        if self.ring.used_index == self._next_used:
-            return None
-        fence()  # partner: the device's store of the used element before the index
-        used = Used(*self.ring.used_element(self._next_used))
-        self._next_used = self._next_used + 1 & 0xFFFF
-        self._free += self._chains.pop(used.head, ())
-        return used
+        returned = self._played.take()
+        return None if returned is None else Used(*returned)
 
     async def wait(self) -> Used:
         """Next used element, waiting for the call descriptor under trio."""
@@ -216,6 +219,11 @@ class DriverQueue:
         for fd in {self.kick, self.call, self._call_end} - {-1}:
             os.close(fd)
         self.kick = self.call = self._call_end = -1
+
+
+def _table(memory: GuestMemory, size: int) -> Table:
+    address = memory.allocate(size)
+    return Table(address, memory.view(address, size))
 
 
 def _call_descriptors(kind: DescriptorKind) -> tuple[int, int]:

@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING, Final, Self
 
 from cvqd.testing.driver import DriverQueue, Segment
 from cvqd.testing.sequences import GuestSetup
+from cvqd.wire.ring_format import RingFormat
 from cvqd.wire.vhost_user import DescriptorKind
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from cvqd.testing.driver import GuestMemory
+
+_SPLIT: Final = RingFormat()
 
 #: bytes of struct virtio_net_hdr with VERSION_1, virtio 1.3 §5.1.6
 NET_HEADER_SIZE: Final = 12
@@ -42,10 +45,13 @@ class NetDriver:
         *,
         control: bool = True,
         call_kind: DescriptorKind = DescriptorKind.EVENTFD,
+        ring_format: RingFormat = _SPLIT,
     ) -> None:
         self.memory = memory
         self.pairs = pairs
-        queues = [DriverQueue(memory, index, num, call_kind) for index in range(2 * pairs + control)]
+        self.format = ring_format
+        count = 2 * pairs + control
+        queues = [DriverQueue(memory, index, num, call_kind, ring_format) for index in range(count)]
         self.queues: Final = tuple(queues)
         self.receive: Final = self.queues[0 : 2 * pairs : 2]
         self.transmit: Final = self.queues[1 : 2 * pairs : 2]
@@ -65,6 +71,9 @@ class NetDriver:
 
     def setup(self, features: int) -> GuestSetup:
         """For ``testing.sequences``; ``features`` without vhost-user's bit 30."""
+        negotiated = RingFormat.of(features)
+        if (negotiated.packed, negotiated.event_index) != (self.format.packed, self.format.event_index):
+            raise ValueError(f"a driver of {self.format} cannot take {negotiated}")
         region = self.memory.description, self.memory.fileno()
         return GuestSetup(features, (region,), tuple(queue.setup() for queue in self.queues))
 
@@ -104,7 +113,7 @@ class NetDriver:
         """Ack byte of a command, spinning as Linux does; for a process of its own.  TimeoutError."""
         assert self.control is not None, "this driver has no control queue"
         head = self.post_command(command)
-        self.control.notify()
+        self.control.notify_if_wanted()
         deadline = time.monotonic() + timeout
         while (used := self.control.poll()) is None:
             if time.monotonic() > deadline:
@@ -116,7 +125,7 @@ class NetDriver:
         """Ack byte of a command, waiting for the call descriptor; one at a time."""
         assert self.control is not None, "this driver has no control queue"
         head = self.post_command(command)
-        self.control.notify()
+        self.control.notify_if_wanted()
         used = await self.control.wait()
         assert used.head == head, "another chain was given back"
         return self.take_ack(head)
@@ -128,7 +137,7 @@ class NetDriver:
         queue = self.receive[pair]
         for _ in range(buffers):
             self._post(queue, self.memory.allocate(size), size)
-        queue.notify()
+        queue.notify_if_wanted()
 
     def _post(self, queue: DriverQueue, address: int, size: int) -> None:
         head = queue.add([Segment(address, size, writable=True)])
@@ -147,7 +156,7 @@ class NetDriver:
         self.memory.write(address, bytes(NET_HEADER_SIZE) + frame)
         head = queue.add([Segment(address, length)])
         self._buffers[queue.index, head] = address, size
-        queue.notify()
+        queue.notify_if_wanted()
 
     def received_frames(self, pair: int = 0) -> list[bytes]:
         """Frames that have arrived, without their headers; their buffers are posted again."""
@@ -155,7 +164,7 @@ class NetDriver:
         while (frame := self._received(pair)) is not None:
             frames.append(frame)
         if frames:
-            self.receive[pair].notify()
+            self.receive[pair].notify_if_wanted()
         return frames
 
     def _received(self, pair: int) -> bytes | None:
@@ -174,7 +183,7 @@ class NetDriver:
         queue = self.receive[pair]
         used = await queue.wait()
         frame = self._take_frame(queue, used.head, used.written)
-        queue.notify()
+        queue.notify_if_wanted()
         return frame
 
     def restart(self) -> None:

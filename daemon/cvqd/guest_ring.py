@@ -1,0 +1,69 @@
+"""One ring as a guest laid it out, in the format that it negotiated for all its rings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from cvqd.errors import GuestError
+from cvqd.wire.packed_ring import DESC_USED, INITIAL_BASE, PackedRing
+from cvqd.wire.vhost_vdpa import Access
+
+if TYPE_CHECKING:
+    from cvqd.core.address_space import AddressSpace
+    from cvqd.wire.ring_format import AnyRing, RingFormat
+    from cvqd.wire.split_ring import RingAddresses
+
+
+@dataclass(frozen=True, slots=True)
+class GuestRing:
+    """Guest-physical addresses, ``base`` as SET_VRING_BASE says it, lent descriptors (-1 for none)."""
+
+    index: int
+    num: int
+    addresses: RingAddresses
+    base: int
+    kick: int
+    call: int
+
+    def open(self, memory: AddressSpace, ring_format: RingFormat) -> AnyRing:
+        """The ring, ready to be read; GuestError if a part is not in one region."""
+        return open_ring(memory, ring_format, self.num, self.addresses)
+
+    def settled(self, memory: AddressSpace, ring_format: RingFormat) -> GuestRing:
+        """The ring with the base that its front-end means.
+
+        ``arch/um/drivers/virtio_uml.c`` sends 0 for every ring that begins anew.  For a packed ring that
+        says: about to begin an even lap; and then the lap before has left a USED bit in the first
+        descriptor.  A ring without it was never round.
+        """
+        if self.base or not ring_format.packed:
+            return self
+        try:
+            ring = self.open(memory, ring_format)
+        except GuestError:
+            return self
+        if not isinstance(ring, PackedRing) or ring.flags(0) & DESC_USED:
+            return self
+        return replace(self, base=INITIAL_BASE)
+
+    def initial(self, memory: AddressSpace, ring_format: RingFormat) -> bool:
+        """Whether the ring was never used; asked of a ``settled`` one."""
+        if self.base != ring_format.initial_base:
+            return False
+        return ring_format.packed or not used_index(memory, self.num, self.addresses, ring_format)
+
+
+def open_ring(memory: AddressSpace, ring_format: RingFormat, num: int, addresses: RingAddresses) -> AnyRing:
+    """A ring in guest memory; GuestError if a part is not in one region."""
+    parts = zip(addresses, ring_format.sizes(num), strict=True)
+    return ring_format.open(num, [memory.contiguous(start, size, Access.READ_WRITE) for start, size in parts])
+
+
+def used_index(memory: AddressSpace, num: int, addresses: RingAddresses, ring_format: RingFormat) -> int:
+    """The used index that a split ring keeps in memory; 0 for one that is not there, or packed."""
+    try:
+        ring = open_ring(memory, ring_format, num, addresses)
+    except GuestError:
+        return 0
+    return 0 if isinstance(ring, PackedRing) else ring.used_index
