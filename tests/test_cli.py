@@ -79,6 +79,8 @@ def test_the_discovery_file_describes_the_same_kind_of_back_end():
         ["check-config"],
         ["status", "vm0", "--config", "a.yaml"],
         ["probe", "--simulator", "vdpa0"],
+        ["announce"],
+        ["announce", "vm0", "--config", "a.yaml"],
     ],
 )
 def test_a_wrong_command_line_is_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]):
@@ -106,7 +108,13 @@ def test_check_config_reports_every_file_and_opens_nothing(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--version"], ["check-config", "FILE"], ["status", "--config", "FILE"]]
+    "arguments",
+    [
+        ["--version"],
+        ["check-config", "FILE"],
+        ["status", "--config", "FILE"],
+        ["announce", "--config", "FILE"],
+    ],
 )
 def test_the_short_verbs_load_no_event_loop(tmp_path: Path, arguments: list[str]):
     file = tmp_path / "vm0.yaml"
@@ -118,10 +126,11 @@ def test_the_short_verbs_load_no_event_loop(tmp_path: Path, arguments: list[str]
         assert f" {module}\n" not in loaded, module
 
 
-def test_status_of_what_does_not_run_says_so(tmp_path: Path):
+@pytest.mark.parametrize("verb", [["status", "--json"], ["announce"]], ids=lambda words: words[0])
+def test_asking_what_does_not_run_says_so(tmp_path: Path, verb: list[str]):
     file = tmp_path / "vm0.yaml"
     file.write_text(yaml.safe_dump(simulator_config(tmp_path)))
-    found = cvqd("status", "--config", str(file), "--json")
+    found = cvqd(*verb, "--config", str(file))
     assert (found.returncode, found.stdout) == (69, "")
     assert found.stderr == f"cvqd: {tmp_path}/vm0.control: no instance is running here\n"
 
