@@ -19,21 +19,32 @@ from typing import TYPE_CHECKING, Final
 from cvqd.core.address_space import AddressSpace
 from cvqd.core.guest_queue import Chain, GuestQueue
 from cvqd.core.ledger import Ledger
-from cvqd.core.policy import Policy
+from cvqd.core.policy import HashLimits, Policy
 from cvqd.core.shadow_queue import ShadowLayout, ShadowQueue
 from cvqd.core.tracked import TrackedState
 from cvqd.journal import Journal
 from cvqd.relay import Relay
-from cvqd.simulator.control import Control
+from cvqd.simulator.control import HASH_TYPES, MAX_KEY, MAX_TABLE, Control
 from cvqd.simulator.spec import SimulatorSpec
 from cvqd.wire.net_control import (
     ERR,
     OK,
     AnnounceAck,
+    Coalescing,
+    CoalRxSet,
+    CoalTxSet,
+    CoalVqGet,
+    CoalVqSet,
+    GuestOffloadsSet,
+    HashConfig,
     MacAddrSet,
     MacTableSet,
+    RssConfig,
     RxMode,
     RxModeSet,
+    StatsGet,
+    StatsQuery,
+    StatsRequest,
     VlanAdd,
     VlanDel,
     VqPairsSet,
@@ -49,6 +60,7 @@ if TYPE_CHECKING:
 BLOCK: Final = 1000
 DEADLINE: Final = 1.0
 MAX_COMMAND: Final = 512
+MAX_ANSWER: Final = 1024
 SHADOW_IOVA: Final = 0xFFFF_0000_0000
 
 #: guest memory: rings, then buffers that lie across two regions; and one region that may only be read
@@ -58,6 +70,9 @@ BUFFERS: Final = 0x1_4000
 
 SPEC: Final = SimulatorSpec(max_queue_pairs=4)
 FEATURES: Final = SPEC.offered_features & ~Feature.ACCESS_PLATFORM.mask
+POLICY: Final = Policy(
+    FEATURES, SPEC.max_queue_pairs, hashing=HashLimits(MAX_KEY, MAX_TABLE, HASH_TYPES), max_answer=MAX_ANSWER
+)
 TEMPLATES: Final = [
     command.encode()
     for command in (
@@ -75,6 +90,27 @@ TEMPLATES: Final = [
         VqPairsSet(4),
         VqPairsSet(5),
         AnnounceAck(),
+        RssConfig(0x1FF, 3, 0, (0, 1, 2, 3), 4, bytes(range(40))),
+        RssConfig(0x3F, 0, 3, (2,), 1, b"key"),
+        RssConfig(0, 127, 0, (1,) * 128, 4, b""),
+        RssConfig(0, 2, 0, (1,) * 3, 4, b""),
+        RssConfig(1, 1, 4, (3, 4), 5, b""),
+        HashConfig(0x1FF, bytes(40)),
+        HashConfig(0x200, bytes(41)),
+        GuestOffloadsSet(0),
+        GuestOffloadsSet(Feature.GUEST_CSUM.mask),
+        GuestOffloadsSet(Feature.GUEST_USO4.mask),
+        CoalTxSet(Coalescing(3, 4)),
+        CoalRxSet(Coalescing(5, 6)),
+        CoalVqSet(0, Coalescing(7, 8)),
+        CoalVqSet(7, Coalescing(9, 10)),
+        CoalVqSet(8, Coalescing(9, 10)),
+        CoalVqGet(7),
+        CoalVqGet(8),
+        StatsQuery(),
+        StatsGet((StatsRequest(0, 0xF), StatsRequest(7, 1 << 16), StatsRequest(8, 1 << 32))),
+        StatsGet((StatsRequest(9, 1),)),
+        StatsGet((StatsRequest(0, 0xF),) * 20),
     )
 ]
 ANNOUNCE: Final = AnnounceAck().encode()
@@ -126,7 +162,7 @@ class RecordingQueue(GuestQueue):
 
     def push(self, chain: Chain, written: int) -> None:
         self.pushed.append(chain.head)
-        assert written in (0, 1)
+        assert 0 <= written <= min(chain.writable_length, MAX_ANSWER)
         super().push(chain, written)
         # at once: the guest may have named the ring itself as the place for a later answer
         assert self._live.used_element(self._ring._next_used - 1) == (chain.head, written)
@@ -149,7 +185,7 @@ class Device:
         addresses, sizes = layout.addresses(SHADOW_IOVA), ring_sizes(layout.num)
         parts = (space.contiguous(at, size, Access.READ) for at, size in zip(addresses, sizes, strict=True))
         self._queue = GuestQueue(SplitRing(layout.num, *parts), space, no_fence)
-        self._late: list[tuple[Chain, int]] = []
+        self._late: list[tuple[Chain, bytes]] = []
 
     def turn(self) -> None:
         """Serve everything that was submitted."""
@@ -160,27 +196,27 @@ class Device:
             assert chain.fault is None, chain.fault
             if self._roll.random() < 0.02:
                 # it may always say no; then nothing has changed
-                self._give(chain, ERR)
+                self._give(chain, bytes((ERR,)))
                 continue
             command = chain.read(MAX_COMMAND)
-            ack = self.control.execute(command)
+            answer = self.control.answer(command)
             # whether an announcement is pending is the device's to know
-            assert ack == OK or command == ANNOUNCE, "allowed by the policy, not by the device"
+            assert answer[0] == OK or command == ANNOUNCE, "allowed by the policy, not by the device"
             self.executed += 1
             fault = self._roll.random() if self._faults else 1.0
-            if fault < 0.02:
-                self._late.append((chain, ack))
-            elif fault < 0.03:
-                queue.push(chain, 0)
+            if fault < 0.03:
+                self._late.append((chain, answer))
             elif fault < 0.04:
-                self._give(chain, ack)
+                queue.push(chain, 0)
+            elif fault < 0.05:
+                self._give(chain, answer)
                 queue.push(chain, 1)
             else:
-                self._give(chain, ack)
+                self._give(chain, answer)
         queue.publish()
 
-    def _give(self, chain: Chain, ack: int) -> None:
-        self._queue.push(chain, chain.write(bytes((ack,))))
+    def _give(self, chain: Chain, answer: bytes) -> None:
+        self._queue.push(chain, chain.write(answer))
 
 
 class World:
@@ -197,7 +233,7 @@ class World:
         self._memory.add(LOW, self._bytes[:SIZE])
         self._memory.add(HIGH, self._bytes[SIZE:])
         self._memory.add(READ_ONLY, memoryview(bytearray(SIZE)), Access.READ)
-        self._layout = ShadowLayout(32, MAX_COMMAND)
+        self._layout = ShadowLayout(32, MAX_COMMAND, MAX_ANSWER)
         self._shadow_memory = memoryview(bytearray(self._layout.size))
         self._faults = self.roll.random() < 0.5
         self.start()
@@ -213,7 +249,7 @@ class World:
         self.queue = RecordingQueue(self.ring, self._memory)
         self._available = 0
         self._used = 0
-        self.ledger = Ledger(TrackedState(SPEC.mac))
+        self.ledger = Ledger(TrackedState.after_reset(SPEC.mac, FEATURES))
         shadow = ShadowQueue(self._layout, self._shadow_memory, SHADOW_IOVA, no_fence)
         self.device = Device(self.roll, self._shadow_memory, self._layout, faults=self._faults)
         self.kicked = False
@@ -221,7 +257,7 @@ class World:
             guest=self.queue,
             shadow=shadow,
             ledger=self.ledger,
-            policy=Policy(FEATURES, SPEC.max_queue_pairs),
+            policy=POLICY,
             journal=self.journal,
             deadline=DEADLINE,
             max_command=MAX_COMMAND,
@@ -245,7 +281,7 @@ class World:
         cut = roll.randrange(len(command) + 1) if self.num > 2 else 0
         parts = [(address, cut), (address + cut, len(command) - cut)]
         chain = [(at, length, 0) for at, length in parts if length]
-        chain.append((address + len(command), roll.choice((1, 1, 1, 2, 64)), DESC_WRITE))
+        chain.append((address + len(command), roll.choice((1, 1, 1, 2, 64, 300)), DESC_WRITE))
         self._describe(chain)
         if roll.random() < 0.01:
             roll.choice(_RING)(self)
@@ -327,6 +363,10 @@ class World:
             assert modes == tracked.rx
             assert (set(tracked.unicast), set(tracked.multicast)) == (device.unicast, device.multicast)
         assert set(tracked.vlan_ids()) == device.vlans
+        assert tracked.hashing == (device.rss or device.report)
+        assert tracked.offloads == device.offloads
+        queues = range(2 * SPEC.max_queue_pairs)
+        assert [tracked.coalescing.of(queue) for queue in queues] == [*map(device.coalescing, queues)]
         assert not self.ledger.uncertain
         assert not any(outcome == "expired" for _, outcome in self.journal.answers)
 

@@ -48,7 +48,15 @@ BROADCAST = b"\xff" * 6
 _PATIENCE, _MOCK_PATIENCE = 20.0, 1000.0
 #: control features, which QEMU keeps to itself: it serves the control queue of its network device
 CONTROL_FEATURES = mask_of(
-    Feature.CTRL_VQ, Feature.CTRL_RX, Feature.CTRL_RX_EXTRA, Feature.CTRL_VLAN, Feature.CTRL_MAC_ADDR
+    Feature.CTRL_VQ,
+    Feature.CTRL_RX,
+    Feature.CTRL_RX_EXTRA,
+    Feature.CTRL_VLAN,
+    Feature.CTRL_MAC_ADDR,
+    Feature.CTRL_GUEST_OFFLOADS,
+    Feature.NOTF_COAL,
+    Feature.VQ_NOTF_COAL,
+    Feature.DEVICE_STATS,
 )
 
 
@@ -132,8 +140,12 @@ class Rig:
 
     @property
     def features(self) -> int:
-        """All that is offered, without vhost-user's bit 30."""
-        return self.owner.offer.features & ~Feature.PROTOCOL_FEATURES.mask
+        """All that is offered, without vhost-user's bit 30, and what tests ask for by name.
+
+        HASH_REPORT makes the packet header longer, RSS gives a driver without MQ as many rings.
+        """
+        named = mask_of(Feature.PROTOCOL_FEATURES, Feature.HASH_REPORT, Feature.RSS)
+        return self.owner.offer.features & ~named
 
     @property
     def status(self) -> dict[str, Any]:
@@ -180,7 +192,7 @@ class Guest:
         own = rig.features & ~CONTROL_FEATURES if order == "qemu-net" else rig.features
         self.features = own if features is None else features
         self.memory = memory or GuestMemory()
-        pairs = rig.owner.offer.max_pairs if self.features & Feature.MQ.mask else 1
+        pairs = rig.owner.offer.max_pairs if self.features & mask_of(Feature.MQ, Feature.RSS) else 1
         ring_format = RingFormat.of(self.features)
         self.driver = NetDriver(self.memory, pairs, num, call_kind=call_kind, ring_format=ring_format)
         assert self.driver.control is not None

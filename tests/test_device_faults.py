@@ -103,7 +103,7 @@ async def test_a_late_refusal_changes_nothing(rig: Rig, guest: Guest) -> None:
     """The device says no, in its own time."""
     before = rig.owner.state
     fault(rig, "delay", delay=2.5)
-    rig.device.net.control.execute = lambda _: ERR  # type: ignore[method-assign]
+    rig.device.net.control.answer = lambda _: bytes((ERR,))  # type: ignore[method-assign]
     assert await guest.command(A) == ERR
     await trio.sleep(2)
     assert rig.owner.state == before

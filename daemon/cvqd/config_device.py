@@ -10,6 +10,7 @@ from cvqd import config_scalars as scalars
 from cvqd.config_fields import REQUIRED, Field, ListOf, Scalar, Section, Union
 from cvqd.simulator.spec import (
     DEFAULT_MAC,
+    DEFAULT_MAC_TABLE,
     MAX_ADDRESS_SPACES,
     MAX_QUEUE_PAIRS,
     SUPPORTED_FEATURES,
@@ -142,6 +143,12 @@ DEVICE: Final = Union(
                     f"`{Groups.CVQ.value}`",
                 ),
                 Field("address_spaces", scalars.integer(1, MAX_ADDRESS_SPACES), 2, "how many it has"),
+                Field(
+                    "mac_table_entries",
+                    scalars.integer(0, DEFAULT_MAC_TABLE),
+                    DEFAULT_MAC_TABLE,
+                    "entries of its address tables together; a longer command is refused",
+                ),
                 Field(
                     "features",
                     ListOf(

@@ -4,6 +4,7 @@ import pytest
 
 from cvqd.core import features
 from cvqd.errors import DeviceError
+from cvqd.wire.net_control import COMMANDS
 from cvqd.wire.virtio import Feature, feature_names, mask_of
 
 BASIC = mask_of(Feature.VERSION_1, Feature.ACCESS_PLATFORM, Feature.MAC, Feature.MTU)
@@ -84,3 +85,21 @@ def test_what_the_daemon_emulates_is_not_asked_of_the_device():
     assert feature_names(offer.emulated) == ["STATUS", "GUEST_ANNOUNCE"]
     assert offer.features & Feature.STATUS.mask
     assert not offer.device_word(offer.features, CONTROL) & offer.emulated
+
+
+def test_every_feature_of_a_control_command_is_served():
+    offer = features.offer((1 << 64) - 1, max_pairs=2, vqs=5)
+    needed = {command.feature for command in COMMANDS}
+    assert all(offer.features & feature.mask for feature in needed)
+
+
+def test_rss_alone_makes_a_device_multiqueue_as_mq_does():
+    device = CONTROL & ~Feature.MQ.mask | Feature.RSS.mask
+    offer = features.offer(device, max_pairs=4, vqs=9)
+    assert (offer.max_pairs, offer.device_cvq_index) == (4, 8)
+    word = offer.device_word(Feature.VERSION_1.mask, device)
+    assert word & Feature.RSS.mask
+    assert not word & Feature.MQ.mask
+    few = features.offer(device, max_pairs=4, vqs=3)
+    assert masked(few)["RSS"] == "4 pairs need 9 rings and the device has 3"
+    assert few.device_cvq_index == 2

@@ -8,7 +8,7 @@ import pytest
 
 from cvqd.simulator.device import SimulatedDevice
 from cvqd.simulator.spec import SimulatorSpec
-from cvqd.testing.device_driver import DeviceDriver
+from cvqd.testing.device_driver import USUAL_FEATURES, DeviceDriver
 from cvqd.testing.events import EventRecorder
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ async def drive(simulate: Any) -> AsyncIterator[Callable[..., Awaitable[DeviceDr
     """Open a device and start a driver on it with all rings, ``features`` being the driver's."""
     started: list[DeviceDriver] = []
 
-    async def drive(features: int = 2**64 - 1, backend: int | None = None, **spec: Any) -> DeviceDriver:
+    async def drive(features: int = USUAL_FEATURES, backend: int | None = None, **spec: Any) -> DeviceDriver:
         device = await simulate(**spec)
         pairs = device.spec.max_queue_pairs
         started.append(DeviceDriver(device, pairs=pairs, max_pairs=pairs))

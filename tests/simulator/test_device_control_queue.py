@@ -13,12 +13,12 @@ import trio.testing
 from cvqd.simulator.cvq import BUDGET, MAX_REQUEST
 from cvqd.simulator.device import SimulatedDevice
 from cvqd.simulator.spec import Fault, FaultAction, Groups, SimulatorSpec
-from cvqd.testing.device_driver import Buffer, DeviceDriver, DriverRing
+from cvqd.testing.device_driver import USUAL_FEATURES, Buffer, DeviceDriver, DriverRing
 from cvqd.wire import net_config
 from cvqd.wire.net_control import ERR, OK, AnnounceAck, MacAddrSet, MacTableSet, VlanAdd, VqPairsSet
 from cvqd.wire.split_ring import DESC_INDIRECT, DESC_NEXT, Descriptor
 from cvqd.wire.vhost_vdpa import Unmap
-from cvqd.wire.virtio import Feature
+from cvqd.wire.virtio import Feature, mask_of
 
 MAC = bytes.fromhex("525411223344")
 SET_MAC = MacAddrSet(MAC).encode()
@@ -344,7 +344,7 @@ async def test_a_driver_that_declines_mq_finds_the_control_queue_at_index_2(simu
     device = await simulate(max_queue_pairs=4)
     # ring 2 is in the data rings' group: the control queue cannot be isolated any more
     async with DeviceDriver(device, max_pairs=4, isolated=False) as driver:
-        await driver.start(~Feature.MQ.mask)
+        await driver.start(USUAL_FEATURES & ~mask_of(Feature.MQ, Feature.RSS))
         assert driver.commands.index == 2
         assert await device.get_vring_group(2) == await device.get_vring_group(0)
         assert await works(driver)

@@ -8,7 +8,7 @@ import trio.testing
 from cvqd.simulator.datapath import BUDGET, MAX_FRAME
 from cvqd.simulator.device import SimulatedDevice
 from cvqd.simulator.spec import Groups, SimulatorSpec
-from cvqd.testing.device_driver import NET_HEADER, Buffer, DeviceDriver
+from cvqd.testing.device_driver import NET_HEADER, USUAL_FEATURES, Buffer, DeviceDriver
 from cvqd.wire.net_control import (
     OK,
     MacAddrSet,
@@ -20,6 +20,7 @@ from cvqd.wire.net_control import (
     VqPairsSet,
 )
 from cvqd.wire.vhost_vdpa import Access
+from cvqd.wire.virtio import Feature
 
 OWN = bytes.fromhex("525400127601")
 NEW = bytes.fromhex("525411223344")
@@ -181,7 +182,7 @@ async def test_without_a_receive_buffer_a_frame_is_lost_and_counted(drive):
 
 
 async def test_a_receive_buffer_that_is_too_small_is_given_back_empty(drive):
-    driver = await drive()
+    driver = await drive(USUAL_FEATURES & ~Feature.MRG_RXBUF.mask)
     driver.fill(buffers=1, size=71)
     await driver.send(frame(BROADCAST))
     assert driver.receive[0].poll() == (0, 0)

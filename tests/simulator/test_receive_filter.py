@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cvqd.simulator.control import ControlState
+from cvqd.simulator.control_state import ControlState
 from cvqd.simulator.filter import Drop, refusal
 from cvqd.wire.net_control import RxMode
 from cvqd.wire.virtio import Feature, mask_of

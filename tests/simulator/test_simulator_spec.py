@@ -29,7 +29,7 @@ from cvqd.wire.virtio import Feature
         ("max_queue_pairs", {"max_queue_pairs": 128}),
         ("address_spaces", {"address_spaces": 0}),
         ("features", {"features": 0}),
-        ("features", {"features": SUPPORTED_FEATURES | Feature.RSS.mask, "max_queue_pairs": 2}),
+        ("features", {"features": SUPPORTED_FEATURES | Feature.HASH_TUNNEL.mask, "max_queue_pairs": 2}),
         ("features", {"features": SUPPORTED_FEATURES}),
         ("features", {"features": default_features(1) & ~Feature.CTRL_VQ.mask}),
         ("backend_features", {"backend_features": 1}),

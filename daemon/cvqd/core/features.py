@@ -32,6 +32,7 @@ DATA_PATH: Final = mask_of(
     Feature.GSO,
     Feature.MRG_RXBUF,
     Feature.GUEST_HDRLEN,
+    Feature.RSC_EXT,
     Feature.MTU,
     Feature.MAC,
     Feature.SPEED_DUPLEX,
@@ -47,6 +48,12 @@ CONTROL: Final = mask_of(
     Feature.CTRL_VLAN,
     Feature.CTRL_MAC_ADDR,
     Feature.MQ,
+    Feature.RSS,
+    Feature.HASH_REPORT,
+    Feature.CTRL_GUEST_OFFLOADS,
+    Feature.NOTF_COAL,
+    Feature.VQ_NOTF_COAL,
+    Feature.DEVICE_STATS,
     Feature.GUEST_ANNOUNCE,
     Feature.STATUS,
 )
@@ -67,6 +74,11 @@ _REASONS: Final[dict[Feature, str]] = {
     Feature.RING_RESET: "vhost-user has no message for it",
     Feature.NOTIFICATION_DATA: "an eventfd carries no data",
     Feature.NOTIF_CONFIG_DATA: "an eventfd carries no data",
+    Feature.NOTIFY_ON_EMPTY: "a legacy feature",
+    Feature.SR_IOV: "vhost-user has no virtual functions",
+    Feature.ADMIN_VQ: "no administration queue is served",
+    Feature.SUSPEND: "the device's status is the daemon's",
+    Feature.STANDBY: "failover is the front-end's",
 }
 
 
@@ -100,7 +112,8 @@ class FeatureOffer(NamedTuple):
         word = (guest_features & ~self.emulated) | Feature.ACCESS_PLATFORM.mask
         word |= device_features & Feature.CTRL_VQ.mask
         if self.device_pairs > 1:
-            word |= Feature.MQ.mask
+            # either one decides where the control queue is, virtio 1.3 §5.1.2
+            word |= Feature.MQ.mask if device_features & Feature.MQ.mask else Feature.RSS.mask
         if not guest_features & Feature.CTRL_VQ.mask:
             # nobody but cvqd can say then what the device is to receive
             word |= self.features & Feature.CTRL_RX.mask
@@ -130,9 +143,11 @@ def offer(
     if features & Feature.CTRL_VQ.mask and vqs < 3:
         reasons[Feature.CTRL_VQ] = f"the device offers it with only {vqs} rings"
         features &= ~Feature.CTRL_VQ.mask
-    if features & Feature.MQ.mask and vqs < 2 * max_pairs + 1:
-        reasons[Feature.MQ] = f"{max_pairs} pairs need {2 * max_pairs + 1} rings and the device has {vqs}"
-        features &= ~Feature.MQ.mask
+    for multiqueue in (Feature.MQ, Feature.RSS):
+        if features & multiqueue.mask and vqs < 2 * max_pairs + 1:
+            needed_rings = 2 * max_pairs + 1
+            reasons[multiqueue] = f"{max_pairs} pairs need {needed_rings} rings and the device has {vqs}"
+            features &= ~multiqueue.mask
     if features & Feature.RING_PACKED.mask and not suspends:
         # a split ring has its used index in memory, a packed ring does not
         reasons[Feature.RING_PACKED] = "the device cannot suspend, so nobody would know where a ring stopped"
@@ -148,7 +163,7 @@ def offer(
         if features & feature.mask and not any(features & need.mask for need in needs):
             reasons[feature] = f"needs {' or '.join(need.name for need in needs)}"
             features &= ~feature.mask
-    pairs = max_pairs if features & Feature.MQ.mask else 1
+    pairs = max_pairs if features & mask_of(Feature.MQ, Feature.RSS) else 1
     masked = tuple(Masked(feature_names(1 << bit)[0], reason) for bit, reason in sorted(reasons.items()))
     shown = pairs if most_pairs is None else min(pairs, most_pairs)
     return FeatureOffer(features | Feature.PROTOCOL_FEATURES.mask, masked, shown, pairs, emulated)

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 #: bytes; more than ten thousand table entries, and a bound on what a driver can make us copy
 MAX_REQUEST: Final = 64 * 1024
 
+#: an answer without a result
+REFUSED: Final = bytes((ERR,))
+
 #: commands served in one turn
 BUDGET: Final = 64
 
@@ -33,7 +36,7 @@ class _Late(NamedTuple):
     order: int
     ring: Ring
     chain: Chain
-    ack: int
+    answer: bytes
 
 
 class ControlQueue:
@@ -69,7 +72,7 @@ class ControlQueue:
             late = heapq.heappop(self._late)
             # a ring that was disabled meanwhile may not be touched
             if late.ring.enabled:
-                self._answer(late.ring, late.chain, late.ack)
+                self._answer(late.ring, late.chain, late.answer)
                 touched.add(late.ring)
         return touched
 
@@ -86,27 +89,27 @@ class ControlQueue:
         self._statistics.cvq_requests += 1
         request = chain.read(MAX_REQUEST)
         if chain.fault or not chain.writable or chain.readable_length > MAX_REQUEST:
-            self._answer(ring, chain, ERR)
+            self._answer(ring, chain, REFUSED)
             return
         # a name costs a decoding: nobody asks for it while no fault is planned
         name = self._control.name(request) if self._faults else ""
         fault = self._faults.take(name)
         if fault is None:
-            self._answer(ring, chain, self._control.execute(request))
+            self._answer(ring, chain, self._control.answer(request))
             return
         self._statistics.injected_faults[fault.action.value] += 1
         self._log.emit("simulator.fault.injected", command=name, action=fault.action.value)
         match fault.action:
             case FaultAction.ERR:
-                self._answer(ring, chain, ERR)
+                self._answer(ring, chain, REFUSED)
             case FaultAction.DROP:
                 self._statistics.cvq_errors += 1
             case FaultAction.DELAY:
                 self._order += 1
-                ack = self._control.execute(request)
-                heapq.heappush(self._late, _Late(now + fault.delay, self._order, ring, chain, ack))
+                answer = self._control.answer(request)
+                heapq.heappush(self._late, _Late(now + fault.delay, self._order, ring, chain, answer))
             case FaultAction.TWICE:
-                self._answer(ring, chain, self._control.execute(request))
+                self._answer(ring, chain, self._control.answer(request))
                 ring.complete(chain, 1)
             case FaultAction.WRONG_ID:
                 self._statistics.cvq_errors += 1
@@ -117,10 +120,10 @@ class ControlQueue:
                 self._statistics.cvq_errors += 1
                 ring.complete(chain, 0)
 
-    def _answer(self, ring: Ring, chain: Chain, ack: int) -> None:
-        if ack == OK:
+    def _answer(self, ring: Ring, chain: Chain, answer: bytes) -> None:
+        if answer[0] == OK:
             self._statistics.cvq_successes += 1
         else:
             self._statistics.cvq_errors += 1
         # used length is the number of bytes written, virtio 1.3 §2.7.8: none if no byte is writable
-        ring.complete(chain, chain.write(bytes((ack,))))
+        ring.complete(chain, chain.write(answer))

@@ -1,35 +1,48 @@
 """Frames between rings: out of transmit rings, through the filter, into receive rings.
 
 Sans-IO: ``Link`` is where transmitted frames go, the loopback here, the
-socket in ``peer`` or the interface in ``tap``.  Frames carry no virtio header outside the rings; the
-12-byte header of a VERSION_1 device is taken off and put on here.
+socket in ``peer`` or the interface in ``tap``.  Frames carry no virtio header
+outside the rings; it is taken off and put on here.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Final, Protocol
 
-from cvqd.simulator.filter import HEADER_LENGTH, refusal
+from cvqd.simulator.filter import HEADER_LENGTH, TAG, refusal
+from cvqd.simulator.packet import checksum_holds, parse
+from cvqd.simulator.steering import NO_HASH, receive_pair
+from cvqd.wire.virtio import Feature
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import TracebackType
     from typing import Self
 
+    from cvqd.core.chain import Chain
     from cvqd.simulator.control import Control
+    from cvqd.simulator.packet import Packet
     from cvqd.simulator.ring import Ring
     from cvqd.simulator.statistics import Statistics
+    from cvqd.simulator.steering import PacketHash
 
-#: bytes of ``struct virtio_net_hdr_v1``
+#: bytes of ``struct virtio_net_hdr_v1``, and of ``virtio_net_hdr_v1_hash`` with HASH_REPORT
 NET_HEADER: Final = 12
-#: no offload, one buffer: without MRG_RXBUF num_buffers is 1, virtio 1.3 §5.1.6.4
-_RECEIVE_HEADER: Final = bytes(10) + b"\x01\x00"
+HASH_HEADER: Final = 20
+#: VIRTIO_NET_HDR_F_DATA_VALID
+DATA_VALID: Final = 2
 
 #: bytes of the longest frame: what an IPv4 or IPv6 packet can be, with its headers and a tag
 MAX_FRAME: Final = 65535 + 18
 
 #: packets served of one ring in one turn
 BUDGET: Final = 16
+
+#: an accepted frame found no receive buffer
+OVERRUN: Final = "rx.overrun"
+#: descriptors or buffers that hold no frame
+_MALFORMED: Final = frozenset({"tx.chain", "tx.oversize", "tx.runt"})
 
 
 class Link(Protocol):
@@ -60,76 +73,164 @@ class Outside(Link, Protocol):
 class DataPath:
     """The data rings of a device; ``link`` is set before a ring is served."""
 
-    def __init__(self, rings: Sequence[Ring], control: Control, statistics: Statistics) -> None:
+    def __init__(self, rings: Sequence[Ring], control: Control, statistics: Statistics, mtu: int) -> None:
         self._rings = rings
         self._control = control
         self._statistics = statistics
-        self._touched: set[Ring] = set()
+        self._mtu = mtu
+        self._touched: Counter[Ring] = Counter()
         self.link: Link = Loopback(self)
+
+    @property
+    def header(self) -> int:
+        """Bytes before each frame in a ring, virtio 1.3 §5.1.6."""
+        return HASH_HEADER if self._control.features & Feature.HASH_REPORT.mask else NET_HEADER
 
     def transmit(self, ring: Ring) -> bool:
         """Send up to ``BUDGET`` packets of a transmit ring; whether there may be more."""
-        pair = ring.index // 2
+        header = self.header
+        own = self._statistics.queues[ring.index]
         for _ in range(BUDGET):
             chain = ring.pop()
             if chain is None:
                 return False
             if chain.fault is not None:
                 reason: str | None = "tx.chain"
-            elif chain.readable_length > NET_HEADER + MAX_FRAME:
+            elif chain.readable_length > header + MAX_FRAME:
                 reason = "tx.oversize"
             else:
-                reason = self._send(chain.read(NET_HEADER + MAX_FRAME)[NET_HEADER:], pair)
+                reason = self._send(chain.read(header + MAX_FRAME)[header:], ring.index // 2)
             ring.complete(chain, 0)
-            self._touched.add(ring)
+            self._touched[ring] += 1
             if reason is not None:
                 self._statistics.drops[reason] += 1
+                own["tx_drops"] += 1
+                own["tx_drop_malformed"] += reason in _MALFORMED
         return True
 
     def receive(self, frame: bytes, pair: int) -> None:
-        """Offer a frame to the receive ring of ``pair``, which is active.
+        """Offer a frame to the receive ring of ``pair``, or to the one that its hash chooses.
 
         A frame that finds no room is lost and counted: a network device does not wait.
         """
-        statistics = self._statistics
+        state = self._control.state
+        found, packet = NO_HASH, None
+        if state.hasher is not None or state.offloads & Feature.GUEST_CSUM.mask:
+            packet = parse(frame)
+        if state.hasher is not None:
+            found = state.hasher.hash(packet)
+        if state.rss is not None:
+            pair = receive_pair(state.rss, found)
+        ring = self._rings[2 * pair]
+        reason = self._objection(frame, ring) or self._deliver(frame, ring, packet, found)
+        if reason is not None:
+            own = self._statistics.queues[ring.index]
+            own["rx_drops"] += 1
+            if reason == OVERRUN:
+                self._statistics.rx_overruns += 1
+                own["rx_drop_overruns"] += 1
+            else:
+                self._statistics.drops[reason] += 1
+
+    def touched(self) -> Counter[Ring]:
+        """Packets of each ring whose chains were completed since the last call."""
+        touched, self._touched = self._touched, Counter()
+        return touched
+
+    def _objection(self, frame: bytes, ring: Ring) -> str | None:
+        """Why a frame is not to be delivered."""
+        if not self._control.link_up:
+            return "rx.link_down"
         if len(frame) > MAX_FRAME:
-            statistics.drops["rx.too_long"] += 1
-            return
+            return "rx.too_long"
+        if len(frame) > self._longest(frame):
+            return "rx.mtu"
         refused = refusal(self._control.state, frame)
         if refused is not None:
-            statistics.drops[refused.value] += 1
-            return
-        ring = self._rings[2 * pair]
-        if not ring.enabled:
-            statistics.drops["rx.disabled"] += 1
-            return
-        chain = ring.pop()
-        if chain is None:
-            statistics.rx_overruns += 1
-            return
-        self._touched.add(ring)
-        packet = _RECEIVE_HEADER + frame
-        if chain.fault is not None or chain.writable_length < len(packet):
-            statistics.drops["rx.chain" if chain.fault is not None else "rx.too_small"] += 1
-            ring.complete(chain, 0)
-            return
-        ring.complete(chain, chain.write(packet))
-        statistics.rx_packets += 1
-        statistics.rx_bytes += len(frame)
+            return refused.value
+        return None if ring.enabled else "rx.disabled"
 
-    def touched(self) -> set[Ring]:
-        """Rings with completed chains since the last call."""
-        touched, self._touched = self._touched, set()
-        return touched
+    def _deliver(self, frame: bytes, ring: Ring, packet: Packet | None, found: PacketHash) -> str | None:
+        """Write a frame to the ring's next buffers; why it could not be."""
+        flags = self._check(packet, ring)
+        packed = self._receive_header(flags, found) + frame
+        chains, reason = self._room(ring, len(packed))
+        self._touched[ring] += bool(chains)
+        if reason is not None:
+            for chain in chains:
+                ring.complete(chain, 0)
+            return reason
+        # §5.1.6.4.1: num_buffers is written where the first buffer has it, at offset 10 of the header
+        packed = packed[:10] + len(chains).to_bytes(2, "little") + packed[12:]
+        for chain in chains:
+            written = chain.write(packed)
+            ring.complete(chain, written)
+            packed = packed[written:]
+        own = self._statistics.queues[ring.index]
+        self._statistics.rx_packets += 1
+        self._statistics.rx_bytes += len(frame)
+        own["rx_packets"] += 1
+        own["rx_bytes"] += len(frame)
+        return None
+
+    def _room(self, ring: Ring, length: int) -> tuple[list[Chain], str | None]:
+        """Chains that together hold ``length`` bytes; with a reason, chains to be given back empty.
+
+        One, unless MRG_RXBUF lets a packet spread.  Buffers that are too few for the packet are
+        returned unused: the driver sees them as packets without a header and posts them again.
+        """
+        merges = bool(self._control.features & Feature.MRG_RXBUF.mask)
+        chains: list[Chain] = []
+        room = 0
+        while room < length:
+            if chains and not merges:
+                return chains, "rx.too_small"
+            chain = ring.pop()
+            if chain is None:
+                return chains, OVERRUN
+            chains.append(chain)
+            if chain.fault is not None or (len(chains) == 1 and chain.writable_length < self.header):
+                return chains, "rx.chain" if chain.fault is not None else "rx.too_small"
+            room += chain.writable_length
+        return chains, None
+
+    def _check(self, packet: Packet | None, ring: Ring) -> int:
+        """Flags of the header: DATA_VALID for a checksum that is right, if the driver leaves it to us."""
+        if not self._control.state.offloads & Feature.GUEST_CSUM.mask:
+            return 0
+        holds = None if packet is None else checksum_holds(packet)
+        counter = {True: "rx_csum_valid", False: "rx_csum_bad", None: "rx_csum_none"}[holds]
+        self._statistics.queues[ring.index][counter] += 1
+        return DATA_VALID if holds else 0
+
+    def _receive_header(self, flags: int, found: PacketHash) -> bytes:
+        """No segmentation, num_buffers still open; with HASH_REPORT value, type and padding."""
+        header = bytes((flags,)) + bytes(NET_HEADER - 1)
+        if self.header == NET_HEADER:
+            return header
+        return header + found.value.to_bytes(4, "little") + found.report.to_bytes(4, "little")
 
     def _send(self, frame: bytes, pair: int) -> str | None:
         if len(frame) < HEADER_LENGTH:
             return "tx.runt"
         if pair >= self._control.state.pairs:
             return "tx.inactive"
+        if not self._control.link_up:
+            return "tx.link_down"
+        if len(frame) > self._longest(frame):
+            return "tx.mtu"
+        own = self._statistics.queues[2 * pair + 1]
         self._statistics.tx_packets += 1
         self._statistics.tx_bytes += len(frame)
+        own["tx_packets"] += 1
+        own["tx_bytes"] += len(frame)
         return self.link.send(frame, pair)
+
+    def _longest(self, frame: bytes) -> int:
+        """Bytes that a frame may have: with MTU its payload is limited, §5.1.4.1; a tag comes on top."""
+        if not self._control.features & Feature.MTU.mask:
+            return MAX_FRAME
+        return HEADER_LENGTH + self._mtu + (4 if frame[12:14] == TAG else 0)
 
 
 class Loopback:

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Final
 from cvqd.wire.net_control import RxMode
 
 if TYPE_CHECKING:
-    from cvqd.simulator.control import ControlState
+    from cvqd.simulator.control_state import ControlState
 
 BROADCAST: Final = b"\xff" * 6
 #: destination, source, type
 HEADER_LENGTH: Final = 14
-_TAG: Final = b"\x81\x00"  # IEEE 802.1Q
+TAG: Final = b"\x81\x00"  # IEEE 802.1Q
 
 
 class Drop(enum.Enum):
@@ -38,7 +38,7 @@ def refusal(state: ControlState, frame: bytes) -> Drop | None:
     modes = state.modes
     if RxMode.PROMISC in modes:
         return None
-    if state.vlans is not None and frame[12:14] == _TAG and _vlan_id(frame) not in state.vlans:
+    if state.vlans is not None and frame[12:14] == TAG and _vlan_id(frame) not in state.vlans:
         return Drop.VLAN
     destination = frame[:6]
     if destination == BROADCAST:

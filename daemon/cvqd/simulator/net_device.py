@@ -16,6 +16,7 @@ from cvqd.simulator.datapath import DataPath
 from cvqd.simulator.doorbells import WAKE, Bell, Doorbells
 from cvqd.simulator.faults import FaultPlan
 from cvqd.simulator.iotlb import Iotlb
+from cvqd.simulator.moderation import Moderation
 from cvqd.simulator.negotiation import Negotiation
 from cvqd.simulator.peer import steer
 from cvqd.simulator.ring import Ring
@@ -24,7 +25,7 @@ from cvqd.wire.vhost_vdpa import Backend
 from cvqd.wire.virtio import Feature, Status, control_queue_index, mask_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from cvqd.core.address_space import AddressSpace
     from cvqd.events import EventLog
@@ -42,7 +43,6 @@ class NetDevice:
     def __init__(self, spec: SimulatorSpec, log: EventLog, fence: Callable[[], None]) -> None:
         self.spec: Final = spec
         self.statistics: Final = Statistics()
-        self.control: Final = Control(spec)
         self.faults: Final = FaultPlan(spec.faults)
         self.doorbells: Final = Doorbells()
         self.negotiation: Final = Negotiation(spec)
@@ -51,11 +51,13 @@ class NetDevice:
             Ring(index, partial(self._memory, index), self._ring_format, fence, log, self.statistics)
             for index in range(spec.queue_count)
         ]
+        self.control: Final = Control(spec, self.statistics, lambda queue: self.rings[queue].enabled)
         self.bells: Final = [Bell() for _ in self.rings]
         self.config_bell: Final = Bell()
         self._asids = [0] * spec.group_count
         self._cvq = ControlQueue(self.control, self.faults, log, self.statistics)
-        self._data = DataPath(self.rings, self.control, self.statistics)
+        self._data = DataPath(self.rings, self.control, self.statistics, spec.mtu)
+        self._moderation = Moderation(self.control.coalescing)
         self._outside: Outside | None = None
         self._arrivals_pending = False
 
@@ -95,7 +97,10 @@ class NetDevice:
         self.collect_kicks()
         ring = self.rings[index]
         if ring.enabled != enabled:
+            self._tell(self._moderation.release(index))
             ring.enabled = enabled
+            # §5.1.6.5.9.2: a queue that is enabled again has the parameters of all queues
+            self.control.state.queue_coalescing.pop(index, None)
             ring.pending = False
             ring.broken = False
             ring.detach()
@@ -104,6 +109,7 @@ class NetDevice:
         """Stop all rings at once, or let them go on and serve the kicks that came meanwhile."""
         self.collect_kicks()
         self.negotiation.suspended = suspended
+        self._tell(self._moderation.release())
         self.doorbells.wake()
 
     def reset(self) -> None:
@@ -115,6 +121,7 @@ class NetDevice:
             self.doorbells.unbind(ring.index)
         self._asids = [0] * self.spec.group_count
         self._cvq.reset()
+        self._moderation.reset()
         self.control.reset()
         if not self.negotiation.acknowledged(Backend.IOTLB_PERSIST):
             self.iotlb.forget_effective()
@@ -149,7 +156,10 @@ class NetDevice:
     @property
     def next_due(self) -> float | None:
         """When ``turn`` has to be called even if nothing rings, in seconds of the clock given to it."""
-        return self._cvq.next_due if self.negotiation.running else None
+        if not self.negotiation.running:
+            return None
+        dues = (self._cvq.next_due, self._moderation.next_due)
+        return min((due for due in dues if due is not None), default=None)
 
     def collect_kicks(self) -> None:
         """Take note of what rang, outside a turn.
@@ -170,6 +180,7 @@ class NetDevice:
                 self._arrivals_pending = True
             elif token != WAKE and self.negotiation.driver_ok and self.rings[token].enabled:
                 self.rings[token].pending = True
+                self._count(token, "notifications")
         return bool(rung)
 
     def turn(self, now: float) -> bool:
@@ -193,11 +204,24 @@ class NetDevice:
                 # a kick on a receive ring only says that there are buffers
                 ring.pending = bool(ring.index & 1) and self._data.transmit(ring)
         self._receive_from_outside()
-        touched |= self._data.touched()
         for ring in touched:
             if ring.publish():
                 self.bells[ring.index].ring()
+        for ring, packets in self._data.touched().items():
+            if ring.publish():
+                self._moderation.used(ring.index, packets, now)
+        self._tell(self._moderation.due(now))
         return self._arrivals_pending or any(ring.pending for ring in served)
+
+    def _tell(self, queues: Iterable[int]) -> None:
+        """Call the driver for data rings."""
+        for queue in queues:
+            self.bells[queue].ring()
+            self._count(queue, "interrupts")
+
+    def _count(self, queue: int, what: str) -> None:
+        if queue < 2 * self.spec.max_queue_pairs:
+            self.statistics.queues[queue][f"{'tx' if queue & 1 else 'rx'}_{what}"] += 1
 
     def _receive_from_outside(self) -> None:
         if self._outside is None or not self._arrivals_pending:

@@ -20,10 +20,15 @@ DEFAULT_MAC: Final = bytes.fromhex("525400127601")
 #: the queue count is 2N + 1 and must stay far below the u16 that GET_VRING_NUM and friends use
 MAX_QUEUE_PAIRS: Final = 127
 
+#: more than the longest request can hold
+DEFAULT_MAC_TABLE: Final = 16384
+
 #: a sanity bound only
 MAX_ADDRESS_SPACES: Final = 16
 
-#: everything the simulator can do; MQ is left out of the default where there is one pair
+#: Everything the simulator can do; MQ and RSS are left out of the default where there is one pair.
+#: GUEST_CSUM: checksums are verified and DATA_VALID is set.  GUEST_TSO: a driver that takes merged packets
+#: may be given them and need not be (virtio 1.3 §5.1.6.4); this device never merges any.
 SUPPORTED_FEATURES: Final = mask_of(
     Feature.MTU,
     Feature.MAC,
@@ -35,6 +40,16 @@ SUPPORTED_FEATURES: Final = mask_of(
     Feature.GUEST_ANNOUNCE,
     Feature.MQ,
     Feature.CTRL_MAC_ADDR,
+    Feature.CTRL_GUEST_OFFLOADS,
+    Feature.GUEST_CSUM,
+    Feature.GUEST_TSO4,
+    Feature.GUEST_TSO6,
+    Feature.MRG_RXBUF,
+    Feature.RSS,
+    Feature.HASH_REPORT,
+    Feature.NOTF_COAL,
+    Feature.VQ_NOTF_COAL,
+    Feature.DEVICE_STATS,
     Feature.ANY_LAYOUT,
     Feature.INDIRECT_DESC,
     Feature.EVENT_IDX,
@@ -135,7 +150,8 @@ class Fault:
 
 def default_features(max_queue_pairs: int) -> int:
     """Feature word offered when none is configured: all but RING_PACKED, which QEMU leaves out as well."""
-    return SUPPORTED_FEATURES & ~(Feature.RING_PACKED.mask | (0 if max_queue_pairs > 1 else Feature.MQ.mask))
+    multiqueue = 0 if max_queue_pairs > 1 else mask_of(Feature.MQ, Feature.RSS)
+    return SUPPORTED_FEATURES & ~(Feature.RING_PACKED.mask | multiqueue)
 
 
 #: every 64-bit address, as the kernel's simulator reports
@@ -151,6 +167,7 @@ class SimulatorSpec:
     max_queue_pairs: int = 1
     groups: Groups = Groups.CVQ
     address_spaces: int = 2
+    mac_table_entries: int = DEFAULT_MAC_TABLE  #: in both filter tables together; more are refused
     features: int | None = None  #: feature word to offer; None is ``default_features``
     datapath: LoopbackPath | PeerPath | TapPath = field(default_factory=LoopbackPath)
     faults: tuple[Fault, ...] = ()
@@ -172,6 +189,8 @@ class SimulatorSpec:
             raise ValueError(
                 f"address_spaces: {self.address_spaces} is not between 1 and {MAX_ADDRESS_SPACES}"
             )
+        if self.mac_table_entries < 0:
+            raise ValueError(f"mac_table_entries: {self.mac_table_entries} is negative")
         self._check_features()
 
     def _check_features(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 
 
@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 class Statistics:
     """Packets, bytes (of frames, without the virtio header) and what went wrong.
 
+    ``queues`` has what the driver can ask for, by ring index and the names of ``wire.control_stats``.
     ``drops`` counts lost frames by reason; ``iotlb_faults``, ``malformed_chains``
     and ``broken_rings`` count by ring index.  An IOTLB fault is one access that
     the ring's address space did not translate or did not allow.
@@ -29,6 +30,7 @@ class Statistics:
     malformed_chains: Counter[int] = field(default_factory=Counter)
     broken_rings: Counter[int] = field(default_factory=Counter)
     injected_faults: Counter[str] = field(default_factory=Counter)
+    queues: defaultdict[int, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
 
     def as_dict(self) -> dict[str, object]:
         """Everything, in a form JSON can carry."""
@@ -46,6 +48,7 @@ class Statistics:
             "malformed_chains": _by_ring(self.malformed_chains),
             "broken_rings": _by_ring(self.broken_rings),
             "injected_faults": dict(self.injected_faults),
+            "queues": {str(index): dict(counters) for index, counters in sorted(self.queues.items())},
         }
 
 

@@ -28,8 +28,12 @@ if TYPE_CHECKING:
 
     from cvqd.core.device import VdpaDevice
 
-#: bytes of ``struct virtio_net_hdr_v1``
+#: an empty ``struct virtio_net_hdr_v1``
 NET_HEADER: Final = bytes(12)
+#: an empty ``struct virtio_net_hdr_v1_hash``, with HASH_REPORT
+HASH_HEADER: Final = bytes(20)
+#: what a driver takes that knows nothing of hash reports
+USUAL_FEATURES: Final = 2**64 - 1 & ~Feature.HASH_REPORT.mask
 
 _RINGS: Final = mask_of(Feature.RING_PACKED, Feature.INDIRECT_DESC, Feature.EVENT_IDX)
 _SPLIT: Final = RingFormat()
@@ -231,6 +235,11 @@ class DeviceDriver:
         self._shown += [(asid, arena) for arena in arenas]
 
     @property
+    def header(self) -> bytes:
+        """An empty packet header."""
+        return HASH_HEADER if self.features & Feature.HASH_REPORT.mask else NET_HEADER
+
+    @property
     def control_index(self) -> int:
         """Index of the control ring for the negotiated features."""
         return control_queue_index(self.features, self._max_pairs)
@@ -263,7 +272,7 @@ class DeviceDriver:
             await self.device.set_vring_enable(ring.index, enable=True)
         await self.device.set_status(_READY | Status.FEATURES_OK | Status.DRIVER_OK)
 
-    async def start(self, features: int = 2**64 - 1, backend: int | None = None) -> None:
+    async def start(self, features: int = USUAL_FEATURES, backend: int | None = None) -> None:
         """Bring the device up."""
         await self.negotiate(features, backend)
         await self.map()
@@ -302,6 +311,16 @@ class DeviceDriver:
         await self.commands.wait()
         return self.control.view(ack, 1)[0]
 
+    async def ask(self, command: bytes, room: int = 1024) -> bytes:
+        """Ack and result of a command that has one."""
+        assert self.commands is not None
+        answer = self.control.put(b"\xff" * room)
+        data = Buffer(self.control.put(command), len(command))
+        self.commands.add([data, Buffer(answer, room, writable=True)])
+        self.commands.kick()
+        _, written = await self.commands.wait()
+        return bytes(self.control.view(answer, written))
+
     # frames
 
     def fill(self, pair: int = 0, buffers: int = 8, size: int = 2048) -> list[int]:
@@ -316,7 +335,7 @@ class DeviceDriver:
     async def send(self, frame: bytes, pair: int = 0) -> None:
         """Transmit a frame and wait until the device is done with it."""
         ring = self.transmit[pair]
-        packet = NET_HEADER + frame
+        packet = self.header + frame
         ring.add([Buffer(self.data.put(packet), len(packet))])
         ring.kick()
         await ring.wait()
@@ -328,5 +347,5 @@ class DeviceDriver:
         while (element := ring.poll()) is not None:
             head, written = element
             iova = ring.buffer(head)
-            frames.append(bytes(self.data.view(iova, written)[len(NET_HEADER) :]))
+            frames.append(bytes(self.data.view(iova, written)[len(self.header) :]))
         return frames

@@ -9,6 +9,7 @@ from cvqd.testing.driver import DriverQueue, Segment
 from cvqd.testing.sequences import GuestSetup
 from cvqd.wire.ring_format import RingFormat
 from cvqd.wire.vhost_user import DescriptorKind
+from cvqd.wire.virtio import Feature
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -19,6 +20,8 @@ _SPLIT: Final = RingFormat()
 
 #: bytes of struct virtio_net_hdr with VERSION_1, virtio 1.3 §5.1.6
 NET_HEADER_SIZE: Final = 12
+#: and with HASH_REPORT
+HASH_HEADER_SIZE: Final = 20
 
 #: Bytes of the command buffer; longer commands get a buffer of their own for good.
 _COMMAND_SIZE: Final = 2048
@@ -56,10 +59,12 @@ class NetDriver:
         self.receive: Final = self.queues[0 : 2 * pairs : 2]
         self.transmit: Final = self.queues[1 : 2 * pairs : 2]
         self.control: Final = self.queues[2 * pairs] if control else None
+        #: bytes before each frame in a ring
+        self.header = NET_HEADER_SIZE
         self._buffers: dict[tuple[int, int], tuple[int, int]] = {}
         self._spare: list[tuple[int, int]] = []
         self._sent: list[tuple[int, int]] = []
-        self._commands: dict[int, tuple[int, int]] = {}
+        self._commands: dict[int, tuple[int, int, int]] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -71,6 +76,7 @@ class NetDriver:
 
     def setup(self, features: int) -> GuestSetup:
         """For ``testing.sequences``; ``features`` without vhost-user's bit 30."""
+        self.header = HASH_HEADER_SIZE if features & Feature.HASH_REPORT.mask else NET_HEADER_SIZE
         negotiated = RingFormat.of(features)
         if (negotiated.packed, negotiated.event_index) != (self.format.packed, self.format.event_index):
             raise ValueError(f"a driver of {self.format} cannot take {negotiated}")
@@ -79,19 +85,21 @@ class NetDriver:
 
     # control
 
-    def post_command(self, command: bytes) -> int:
+    def post_command(self, command: bytes, answer: int = 1) -> int:
         """Publish a command as Linux lays it out (header, data, ack; a descriptor each); its head.
 
-        Does not notify: several may go with one ``control.notify()``.
+        The device may write ``answer`` bytes.  Does not notify: several may go with one ``control.notify()``.
         """
         assert self.control is not None, "this driver has no control queue"
-        address, size = self._command_buffer(len(command) + 1)
+        address, size = self._command_buffer(len(command) + answer)
         self.memory.write(address, command)
-        ack = address + size - 1
-        self.memory.write(ack, bytes((UNANSWERED,)))
+        ack = address + size - answer
+        self.memory.write(ack, bytes((UNANSWERED,)) * answer)
         parts = [Segment(address, len(command[:2])), Segment(address + 2, len(command[2:]))]
-        head = self.control.add([*(part for part in parts if part.length), Segment(ack, 1, writable=True)])
-        self._commands[head] = (address, size)
+        head = self.control.add(
+            [*(part for part in parts if part.length), Segment(ack, answer, writable=True)]
+        )
+        self._commands[head] = (address, size, answer)
         return head
 
     def _command_buffer(self, size: int) -> tuple[int, int]:
@@ -103,11 +111,15 @@ class NetDriver:
 
     def take_ack(self, head: int) -> int:
         """Ack byte of a command that was given back (``control.poll``); its buffer is used again."""
-        address, size = self._commands.pop(head)
-        ack = self.memory.view(address + size - 1, 1)[0]
+        return self.take_answer(head)[0]
+
+    def take_answer(self, head: int, written: int | None = None) -> bytes:
+        """What the device wrote, or all it could; the buffer is used again."""
+        address, size, answer = self._commands.pop(head)
+        found = bytes(self.memory.view(address + size - answer, answer))
         if size == _COMMAND_SIZE:
             self._spare.append((address, size))
-        return ack
+        return found if written is None else found[:written]
 
     def command_spin(self, command: bytes, timeout: float = 5.0) -> int:
         """Ack byte of a command, spinning as Linux does; for a process of its own.  TimeoutError."""
@@ -130,6 +142,15 @@ class NetDriver:
         assert used.head == head, "another chain was given back"
         return self.take_ack(head)
 
+    async def ask(self, command: bytes, room: int = 1024) -> bytes:
+        """Ack and result of a command that has one, in at most ``room`` bytes; one at a time."""
+        assert self.control is not None, "this driver has no control queue"
+        head = self.post_command(command, room)
+        self.control.notify()
+        used = await self.control.wait()
+        assert used.head == head, "another chain was given back"
+        return self.take_answer(head, used.written)
+
     # data
 
     def fill(self, pair: int = 0, buffers: int = 64, size: int = _FRAME_SIZE) -> None:
@@ -148,12 +169,12 @@ class NetDriver:
         queue = self.transmit[pair]
         while (used := queue.poll()) is not None:
             self._sent.append(self._buffers.pop((queue.index, used.head)))
-        length = NET_HEADER_SIZE + len(frame)
+        length = self.header + len(frame)
         fitting = next((buffer for buffer in self._sent if buffer[1] >= length), None)
         if fitting is not None:
             self._sent.remove(fitting)
         address, size = fitting or (self.memory.allocate(max(length, _FRAME_SIZE)), max(length, _FRAME_SIZE))
-        self.memory.write(address, bytes(NET_HEADER_SIZE) + frame)
+        self.memory.write(address, bytes(self.header) + frame)
         head = queue.add([Segment(address, length)])
         self._buffers[queue.index, head] = address, size
         queue.notify_if_wanted()
@@ -173,10 +194,22 @@ class NetDriver:
         return None if used is None else self._take_frame(queue, used.head, used.written)
 
     def _take_frame(self, queue: DriverQueue, head: int, written: int) -> bytes:
+        return self._take_packet(queue, head, written)[self.header :]
+
+    def _take_packet(self, queue: DriverQueue, head: int, written: int) -> bytes:
         address, size = self._buffers.pop((queue.index, head))
-        frame = bytes(self.memory.view(address, min(written, size)))[NET_HEADER_SIZE:]
+        packet = bytes(self.memory.view(address, min(written, size)))
         self._post(queue, address, size)
-        return frame
+        return packet
+
+    def received_packets(self, pair: int = 0) -> list[bytes]:
+        """As ``received_frames``, with their headers."""
+        queue, packets = self.receive[pair], []
+        while (used := queue.poll()) is not None:
+            packets.append(self._take_packet(queue, used.head, used.written))
+        if packets:
+            queue.notify()
+        return packets
 
     async def receive_frame(self, pair: int = 0) -> bytes:
         """Next frame, waiting for the call descriptor; its buffer is posted again."""
