@@ -21,7 +21,7 @@ from cvqd.core.site_policy import EVERYTHING
 from cvqd.host import unix_listener
 from cvqd.host.listener import Listener
 from cvqd.journal import Journal
-from cvqd.owner import Limits, Owner
+from cvqd.limits import Limits
 from cvqd.service import follow_config, instance_status, take
 from cvqd.simulator.device import SimulatedDevice
 from cvqd.simulator.spec import SimulatorSpec
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from cvqd.core.site_policy import SitePolicy
+    from cvqd.owner import Owner
     from cvqd.testing.sequences import GuestSetup
 
 MAC_A = bytes.fromhex("525400aa0001")

@@ -17,7 +17,7 @@ import yaml
 
 from cvqd.errors import IsolationError
 from cvqd.journal import Journal
-from cvqd.owner import Limits
+from cvqd.limits import Limits
 from cvqd.service import take
 from cvqd.simulator.device import SimulatedDevice
 from cvqd.simulator.spec import Groups, SimulatorSpec

@@ -66,7 +66,7 @@ async def test_a_command_without_an_answer_ends_in_err_at_its_deadline(
     assert ack == ERR
     assert DEADLINE <= took <= 1.1 * DEADLINE
     assert rig.owner.state.mac != MAC_A, "no answer, no change"
-    assert rig.owner.uncertain
+    assert rig.owner.life.ledger.uncertain
     assert rig.counters["quarantined"] == 1
     (expired,) = rig.log.of("cvq.command.expired")
     assert expired["command"] == "mac.addr_set"
@@ -83,10 +83,10 @@ async def test_a_command_without_an_answer_ends_in_err_at_its_deadline(
 async def test_a_late_answer_moves_the_state_and_gives_the_slot_back(rig: Rig, guest: Guest) -> None:
     fault(rig, "delay", delay=2.5)
     assert await guest.command(A) == ERR
-    assert rig.owner.uncertain
+    assert rig.owner.life.ledger.uncertain
     await trio.sleep(2)
     assert rig.owner.state.mac == MAC_A == rig.device.net.control.state.mac
-    assert not rig.owner.uncertain
+    assert not rig.owner.life.ledger.uncertain
     assert rig.counters["quarantined"] == 0
     (late,) = rig.log.of("cvq.command.late")
     assert (late["command"], late["ack"]) == ("mac.addr_set", 0)
@@ -107,7 +107,7 @@ async def test_a_late_refusal_changes_nothing(rig: Rig, guest: Guest) -> None:
     assert await guest.command(A) == ERR
     await trio.sleep(2)
     assert rig.owner.state == before
-    assert not rig.owner.uncertain
+    assert not rig.owner.life.ledger.uncertain
     assert rig.log.of("cvq.command.late")[0]["ack"] == ERR
     assert not rig.log.of("state.changed")
 
@@ -118,11 +118,11 @@ async def test_a_late_answer_does_not_undo_what_was_sent_after_it(rig: Rig, gues
     assert await guest.command(A) == ERR
     assert await guest.command(B) == 0
     assert rig.owner.state.mac == MAC_B
-    assert rig.owner.uncertain
+    assert rig.owner.life.ledger.uncertain
     await trio.sleep(2)
     assert rig.log.of("cvq.command.late")
     assert rig.owner.state.mac == MAC_B == rig.device.net.control.state.mac
-    assert not rig.owner.uncertain
+    assert not rig.owner.life.ledger.uncertain
     assert (await guest.front_end.get_config(0, 6)) == MAC_B
 
 
@@ -135,10 +135,10 @@ async def test_late_answers_out_of_order_make_the_state_of_the_order_sent(rig: R
     assert rig.counters["quarantined"] == 2
     await trio.sleep(3)
     assert rig.owner.state.mac == MAC_B
-    assert rig.owner.uncertain
+    assert rig.owner.life.ledger.uncertain
     await trio.sleep(3)
     assert rig.owner.state.mac == MAC_B == rig.device.net.control.state.mac
-    assert not rig.owner.uncertain
+    assert not rig.owner.life.ledger.uncertain
 
 
 @jumping_clock
@@ -166,11 +166,11 @@ async def test_an_answer_of_no_bytes_is_an_err_and_leaves_doubt(rig: Rig, guest:
     assert await timed(guest, A) == (ERR, 0.0)
     assert [event["reason"] for event in rig.log.of("device.fault")] == ["used.length"]
     assert rig.owner.state.mac != MAC_A
-    assert rig.owner.uncertain
+    assert rig.owner.life.ledger.uncertain
     await guest.set_mac(MAC_B)
     # only a reset settles whether it was executed
     await guest.stop()
-    assert not rig.owner.uncertain
+    assert not rig.owner.life.ledger.uncertain
 
 
 @jumping_clock
@@ -179,7 +179,7 @@ async def test_the_devices_err_is_the_guests(rig: Rig, guest: Guest) -> None:
     fault(rig, "err")
     assert await timed(guest, A) == (ERR, 0.0)
     assert rig.owner.state == before
-    assert not rig.owner.uncertain
+    assert not rig.owner.life.ledger.uncertain
     assert rig.status["commands"][-1]["outcome"] == "err"
     await guest.set_mac(MAC_B)
 
@@ -248,7 +248,7 @@ async def test_with_every_slot_quarantined_commands_still_end_in_time(rig: Rig, 
     assert await timed(guest, VqPairsSet(9).encode()) == (ERR, 0.0)
     await trio.sleep(20)
     assert rig.counters["quarantined"] == 0
-    assert not rig.owner.uncertain
+    assert not rig.owner.life.ledger.uncertain
     await guest.set_mac(MAC_C)
 
 
@@ -261,7 +261,7 @@ async def test_slots_are_used_again_for_ever(rig: Rig, guest: Guest) -> None:
         assert ack == (ERR if turn % 3 == 0 else 0)
     await trio.sleep(5)
     assert rig.counters["quarantined"] == 0
-    assert not rig.owner.uncertain
+    assert not rig.owner.life.ledger.uncertain
     assert rig.owner.state.mac == rig.device.net.control.state.mac
 
 
@@ -279,7 +279,7 @@ async def test_a_stop_answers_what_is_in_flight_within_the_deadline(rig: Rig, gu
     assert (used.head, guest.driver.take_ack(head)) == (head, ERR)
     guest.driver.restart()
     await guest.start()
-    assert not rig.owner.uncertain
+    assert not rig.owner.life.ledger.uncertain
     await guest.set_mac(MAC_B)
 
 

@@ -156,7 +156,7 @@ class Backend:
         if request == FrontRequest.GET_FEATURES and session.implicit_enable and self._owner.running:
             self._left.update(self._owner.running)
             await self._stop(session, "a front-end without SET_VRING_ENABLE may free its rings now")
-            self._owner.driver_left()
+            self._owner.life.left()
             for ring in session.rings.values():
                 if ring.kick is not None:
                     # only a kick from now on says that it was a mere barrier and the rings are in use
@@ -183,9 +183,11 @@ class Backend:
                     )
                     for region in added
                 }
-                if owner.displaces(mapped) or any(owner.uses(old.guest_address, old.size) for old in removed):
+                if owner.memory.displaces(mapped) or any(
+                    owner.uses(old.guest_address, old.size) for old in removed
+                ):
                     await self._stop(session, f"{request} moves its memory")
-                await owner.change_memory([region.guest_address for region in removed], mapped)
+                await owner.memory.change([region.guest_address for region in removed], mapped)
             case RingConfigured(index) if index in owner.running:
                 await self._stop(session, f"{request} changes ring {index}")
             case RingDescriptorChanged(index, RingDescriptor.KICK, old):
@@ -213,7 +215,7 @@ class Backend:
                 # virtio 1.3 §5.1.4.2: the driver MUST NOT write to device configuration fields
                 return Refusal("a network device's configuration is read-only")
             case SetMtu(mtu):
-                most = net_config.decode(owner.config()).mtu
+                most = net_config.decode(owner.life.config()).mtu
                 # virtio 1.3 §5.1.4.1: the least that a device may have is 68
                 if not 68 <= mtu <= most:
                     reason = f"an MTU of {mtu} is not 68 to the device's {most}"
@@ -221,10 +223,10 @@ class Backend:
                     return Refusal(reason)
             case SetStatus(_, 0):
                 await self._stop(session, "the driver reset the device")
-                owner.driver_left("the driver reset the device")
+                owner.life.left("the driver reset the device")
             case ResetDevice():
                 await self._stop(session, request)
-                owner.driver_left(request)
+                owner.life.left(request)
             case RingConfigured() | RingDescriptorChanged() | SetStatus() | GetStatus():
                 pass
         return None
@@ -247,14 +249,14 @@ class Backend:
         if owner.running:
             if wants_stop(ready, owner.running):
                 await self._stop(session, "the front-end stopped every ring")
-                owner.driver_left()
+                owner.life.left()
             elif not ready.expected & ready.complete <= owner.running:
                 await self._stop(session, "a ring was completed while the device ran")
                 await self._start(session, ready)
         elif wants_start(ready):
             await self._start(session, ready)
         elif not ready.first_pair <= ready.complete:
-            owner.driver_left()
+            owner.life.left()
 
     async def _start(self, session: Session, ready: Readiness) -> None:
         rings = {index: self._guest_ring(session, index) for index in ready.complete & ready.expected}
@@ -362,10 +364,10 @@ class Backend:
     async def _hang_up(self, session: Session, reason: str) -> None:
         try:
             await self._owner.stop(reason)
-            await self._owner.release_memory()
+            await self._owner.memory.release()
         except DeviceError as error:
             self._device_failed(error)
-        self._owner.driver_left()
+        self._owner.life.left()
         for index in list(self._bridged):
             self._drop_stand_in(index)
         for ring in session.rings.values():

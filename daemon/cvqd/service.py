@@ -24,7 +24,8 @@ from cvqd.host import control, unix_listener
 from cvqd.host.doorbell import Doorbell, DoorbellSet
 from cvqd.host.listener import Listener
 from cvqd.journal import Journal
-from cvqd.owner import Limits, Owner
+from cvqd.limits import Limits
+from cvqd.owner import Owner
 from cvqd.reload import Reloader
 from cvqd.simulator.device import SimulatedDevice
 from cvqd.status import (
@@ -179,7 +180,7 @@ def instance_status(instance: str, owner: Owner, backend: Backend, journal: Jour
         "device": device_status(device.kind, device.path, owner.facts, owner.offer),
         "frontend": frontend_status(owner.features if backend.connected else None, backend.bridged),
         "isolation": isolation_status(owner.isolation),
-        "state": state_status(owner.state, uncertain=owner.uncertain),
+        "state": state_status(owner.state, uncertain=owner.life.ledger.uncertain),
         "counters": counters_status(journal, quarantined=owner.quarantined),
         "commands": commands_status(journal.recent),
     }

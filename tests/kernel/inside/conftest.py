@@ -13,7 +13,7 @@ from cvqd.host import unix_listener
 from cvqd.host.listener import Listener
 from cvqd.host.vdpa import CharDevice
 from cvqd.journal import Journal
-from cvqd.owner import Limits
+from cvqd.limits import Limits
 from cvqd.service import take
 from cvqd.testing.driver import GuestMemory
 from cvqd.testing.events import EventRecorder

@@ -1,0 +1,185 @@
+"""One driver's life on the device: the state it made of it, and what the next driver begins with.
+
+A life ends with a reset by the driver, or shows its end at the next start:
+only a driver that starts over has rings that were never used.  A start within
+a life puts the tracked state back; the first start of one begins from what
+the device says of itself after a reset, and from what the site demands.
+"""
+
+from __future__ import annotations
+
+from time import monotonic_ns
+from typing import TYPE_CHECKING
+
+from cvqd.core import config_space
+from cvqd.core.ledger import Ledger
+from cvqd.core.restore import replay
+from cvqd.core.tracked import TrackedState
+from cvqd.own_commands import opening
+from cvqd.replay import replay as replay_commands
+from cvqd.wire import net_config
+from cvqd.wire.net_config import LinkStatus
+from cvqd.wire.net_control import AnnounceAck, MacAddrSet, MacTableSet, RxMode, RxModeSet
+from cvqd.wire.virtio import Feature, mask_of
+
+if TYPE_CHECKING:
+    from cvqd.core.features import FeatureOffer
+    from cvqd.core.site_policy import SitePolicy
+    from cvqd.events import EventLog
+    from cvqd.limits import Limits
+    from cvqd.run import Run
+    from cvqd.wire.net_control import Command
+
+
+class DriverLife:
+    """Tracked state and configuration space, from the guest's side of them."""
+
+    def __init__(self, offer: FeatureOffer, limits: Limits, device_config: bytes, log: EventLog) -> None:
+        self.limits = limits
+        #: the device's configuration space as it was last read
+        self.device_config = device_config
+        self._offer = offer
+        self._log = log
+        self.ledger = Ledger(self._reset_state())
+        self._own_mac = self.state.mac
+        self._begins: str | None = "the service started"
+        self._present = False
+
+    @property
+    def state(self) -> TrackedState:
+        """Tracked state of the device."""
+        return self.ledger.state
+
+    @property
+    def site(self) -> SitePolicy:
+        """The site's rules; the address that this life began with is always allowed."""
+        return self.limits.site.allowing(self._own_mac)
+
+    @property
+    def sets_mac(self) -> bool:
+        """Whether the device lets the configured address be set."""
+        return bool(self._offer.features & Feature.CTRL_MAC_ADDR.mask)
+
+    @property
+    def device_announces(self) -> bool:
+        """Whether the device itself waits for its driver to announce itself."""
+        if self._offer.emulated & mask_of(Feature.STATUS, Feature.GUEST_ANNOUNCE):
+            return False
+        return bool(net_config.decode(self.device_config).status & LinkStatus.ANNOUNCE)
+
+    def config(self) -> bytes:
+        """Configuration space as the guest is to see it.
+
+        A driver that is about to begin reads the address that the device has after a reset: its own
+        life starts from there, whatever the one before it set.
+        """
+        state = self.state if self._present else self._reset_state()
+        return config_space.overlay(self.device_config, self._offer, state)
+
+    def config_changed(self, device_config: bytes) -> None:
+        """Take in what the device announced."""
+        self.device_config = device_config
+        if self.device_announces and self.state.announce:
+            # one acknowledgement answers one bit: from here on it is the device's
+            self.ledger.local(AnnounceAck())
+
+    def raise_announce(self) -> None:
+        """Show the announce bit, unless the device does."""
+        if not self.device_announces:
+            self.ledger.raise_announce()
+
+    def left(self, reason: str | None = None) -> None:
+        """Note that whoever reads the configuration next is a driver at its beginning.
+
+        With a ``reason`` that is certain and the next start begins from the device's reset state;
+        without, the rings will tell.
+        """
+        self._present = False
+        if reason is not None:
+            self._begins = reason
+
+    def rings_are_initial(self) -> None:
+        """Note what the rings tell at a start."""
+        self._begins = self._begins or "every ring is initial"
+
+    def stopped(self, device_config: bytes) -> None:
+        """Note that the device was reset: what is tracked is what a start will make of it."""
+        self.device_config = device_config
+        self.ledger = Ledger(self.state)
+
+    def runs(self) -> None:
+        """Note that the driver is there."""
+        self._present = True
+
+    async def restore(
+        self, run: Run, guest_features: int, device_config: bytes, driven_pairs: int | None
+    ) -> None:
+        """Give the device the state its driver left, or what a new driver begins with.
+
+        ``driven_pairs`` is how many queue pairs are to run where cvqd drives the control queue, else None.
+        """
+        self.device_config = device_config
+        word = run.plan.features
+        if self._begins is not None:
+            commands = self.limits.site.opening(guest_features, word)
+            state = self._reset_state(word)
+            self._own_mac = state.mac
+            if self.limits.mac is not None and self.sets_mac:
+                commands.insert(0, MacAddrSet(self.limits.mac))
+            if driven_pairs is not None:
+                commands += opening(word, driven_pairs, promiscuous=self.limits.site.promiscuous)
+            for command in commands:
+                state = state.after(command)
+            self.ledger = Ledger(state)
+            self._log.emit("state.reset", reason=self._begins, digest=self.state.digest())
+            self._begins = None
+            await self.put_back(run, commands)
+        else:
+            if driven_pairs is not None and word & Feature.MQ.mask:
+                self.ledger = Ledger(self.state._replace(pairs=driven_pairs))
+            await self.put_back(run, replay(self.state, word))
+        if driven_pairs is not None:
+            self._tell_driven(word)
+
+    async def put_back(self, run: Run, commands: list[Command]) -> None:
+        """Send commands of our own before the guest's; DeviceError names the one that failed."""
+        if run.queue is None or not commands:
+            return
+        begun = monotonic_ns()
+        widened = await replay_commands(
+            commands,
+            run.queue,
+            run.doorbells,
+            run.kick_device,
+            self.limits.deadline,
+            may_widen=self.site.promiscuous,
+        )
+        table = next((command for command in commands if isinstance(command, MacTableSet)), None)
+        if table is not None and widened:
+            self._log.emit(
+                "cvq.table.widened",
+                command_id=0,
+                unicast=len(table.unicast),
+                multicast=len(table.multicast),
+            )
+        if any(isinstance(command, RxModeSet) for command in commands):
+            self.ledger.widened(widened=widened)
+        self._log.emit(
+            "state.replayed",
+            commands=len(commands),
+            digest=self.state.digest(),
+            elapsed_us=(monotonic_ns() - begun) // 1000,
+        )
+
+    def _reset_state(self, features: int = 0) -> TrackedState:
+        """State that a driver with these features on the device begins with."""
+        own = net_config.decode(self.device_config).mac
+        return TrackedState.after_reset(self.limits.mac or own if self.sets_mac else own, features)
+
+    def _tell_driven(self, device_features: int) -> None:
+        promiscuous = bool(self.state.rx >> RxMode.PROMISC & 1)
+        self._log.emit("cvq.driven", pairs=self.state.pairs, promiscuous=promiscuous)
+        if not promiscuous:
+            lacks = not device_features & Feature.CTRL_RX.mask
+            reason = "the device lacks CTRL_RX" if lacks else "the site's policy refuses it"
+            self._log.emit("cvq.not_promiscuous", reason=reason)

@@ -1,0 +1,61 @@
+"""Guest memory: in the device's address space 0, and readable here, region by region."""
+
+from __future__ import annotations
+
+from time import monotonic_ns
+from typing import TYPE_CHECKING
+
+from cvqd.core.address_space import AddressSpace
+from cvqd.core.isolation import GUEST_ASID
+from cvqd.wire.vhost_vdpa import Access, Map
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from cvqd.core.mappings import Mappings
+    from cvqd.events import EventLog
+    from cvqd.host.shared_memory import SharedMemory
+    from cvqd.shadow import ShadowMemory
+
+
+class GuestMemory:
+    """The regions that a front-end gave, by guest-physical address."""
+
+    def __init__(self, mappings: Mappings, shadow: ShadowMemory, log: EventLog) -> None:
+        self.space = AddressSpace()
+        self._mappings = mappings
+        self._shadow = shadow
+        self._log = log
+
+    def displaces(self, added: Mapping[int, SharedMemory]) -> bool:
+        """Whether these regions lie where the shadow memory is (it shares the guest's address space then)."""
+        return any(self._shadow.overlaps(GUEST_ASID, start, len(part)) for start, part in added.items())
+
+    async def change(self, removed: Iterable[int], added: Mapping[int, SharedMemory]) -> None:
+        """Unmap regions by guest address, then map others; what stays is not touched.
+
+        The caller stops the device first where a running ring would lose its memory
+        or where ``displaces`` says that the shadow memory has to move.
+        """
+        begun = monotonic_ns()
+        gone = list(removed)
+        if self.displaces(added):
+            await self._shadow.withdraw(self._mappings)
+        maps = [Map(start, len(part), part, 0, Access.READ_WRITE) for start, part in added.items()]
+        for start in gone:
+            self.space.remove(start, 1)
+        await self._mappings.change(GUEST_ASID, gone, maps)
+        for start, part in added.items():
+            self.space.add(start, part.view)
+        self._log.emit(
+            "memory.mapped",
+            regions=len(self.space),
+            bytes=sum(len(extent.view) for extent in self.space.extents),
+            added=len(added),
+            removed=len(gone),
+            elapsed_us=(monotonic_ns() - begun) // 1000,
+        )
+
+    async def release(self) -> None:
+        """Forget every region; the device must be stopped."""
+        await self.change([extent.start for extent in self.space.extents], {})
