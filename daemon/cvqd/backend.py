@@ -7,11 +7,11 @@ has stopped before its front-end hears anything, a bare GET_FEATURES included.
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, TypeVar, cast
 
 import trio
 
+from cvqd.call_descriptors import CallDescriptors
 from cvqd.core.session import Session
 from cvqd.core.session_effects import (
     Effect,
@@ -36,12 +36,11 @@ from cvqd.core.start_rule import Readiness, wants_start, wants_stop
 from cvqd.errors import DeviceError, FrontendError, GuestError, RequestError
 from cvqd.guest_ring import GuestRing
 from cvqd.host.backend_channel import send_config_change
-from cvqd.host.bridge import CallBridge
 from cvqd.host.doorbell import DoorbellSet, drain
 from cvqd.host.shared_memory import map_guest
 from cvqd.own_commands import pairs_of
 from cvqd.wire import net_config
-from cvqd.wire.vhost_user import PROTOCOL_FEATURES_SERVED, DescriptorKind, FrontRequest, ProtocolFeature
+from cvqd.wire.vhost_user import PROTOCOL_FEATURES_SERVED, FrontRequest, ProtocolFeature
 from cvqd.wire.virtio import Feature
 
 if TYPE_CHECKING:
@@ -61,9 +60,7 @@ class Backend:
         self._log = log
         self._nursery = nursery
         self._session: Session | None = None
-        self._bridge = CallBridge()
-        #: ring index -> eventfd that stands in for a call descriptor of another kind
-        self._bridged: dict[int, int] = {}
+        self._calls = CallDescriptors(log)
         #: kick descriptors of rings that do not run, and whether one rang since the last stop
         self._kicks = DoorbellSet()
         self._kicked = False
@@ -79,7 +76,7 @@ class Backend:
     @property
     def bridged(self) -> frozenset[int]:
         """Rings whose calls pass through the daemon."""
-        return frozenset(self._bridged)
+        return self._calls.bridged
 
     async def serve(self, connection: Connection) -> None:
         """Serve a front-end until it leaves or breaks the protocol; the device is stopped afterwards."""
@@ -96,7 +93,7 @@ class Backend:
         reason = "the daemon ends"
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._bridge.run)
+                nursery.start_soon(self._calls.run)
                 nursery.start_soon(self._await_kick, session, connection)
                 await self._converse(session, connection)
                 reason = "the front-end closed the connection"
@@ -204,7 +201,8 @@ class Backend:
                 if index in owner.running:
                     await self._stop(session, f"{request} of ring {index}")
                 self._watch(effect.kick, None)
-                self._drop_stand_in(index)
+                # the number of a closed descriptor is soon another's
+                self._calls.close(self._calls.detach(index))
                 return session.rings[index].base
             case ReadConfig(offset, size):
                 config = await owner.read_config()
@@ -283,22 +281,18 @@ class Backend:
                     self._kicks.add(ring.kick.fileno())
 
     def _readiness(self, session: Session, connection: Connection) -> Readiness:
-        cvq = self._owner.guest_cvq
-        data = frozenset(range(2 * self._owner.guest_pairs))
-        return Readiness(
-            features_set=session.features_set,
-            status=session.status if session.status_negotiated else None,
-            complete=frozenset(i for i in session.rings if i not in self._left and _translatable(session, i)),
-            enabled=frozenset(index for index, ring in session.rings.items() if ring.enabled),
-            expected=data if cvq is None else data | {cvq},
-            cvq=cvq,
+        return Readiness.of(
+            session,
+            cvq=self._owner.guest_cvq,
+            pairs=self._owner.guest_pairs,
+            left=frozenset(self._left),
             kicked=self._kicked,
             unread=connection.pending(),
         )
 
     def _pairs(self, session: Session) -> int:
         """Queue pairs that the front-end wants run."""
-        usable = {i for i, ring in session.rings.items() if ring.enabled and _translatable(session, i)}
+        usable = {i for i, ring in session.rings.items() if ring.enabled and session.ring_usable(i)}
         return pairs_of(usable, self._owner.guest_pairs)
 
     def _check_ring(self, session: Session, index: int) -> None:
@@ -314,7 +308,7 @@ class Backend:
 
     async def _rebind(self, session: Session, index: int) -> None:
         """A ring has another descriptor; what stood in for the old one ends with it, running or not."""
-        stand_in = self._bridged.pop(index, None)
+        stand_in = self._calls.detach(index)
         try:
             if index not in self._owner.running:
                 return
@@ -323,8 +317,7 @@ class Backend:
                 return
             await self._owner.rebind(self._guest_ring(session, index))
         finally:
-            if stand_in is not None:
-                self._bridge.remove(stand_in)
+            self._calls.close(stand_in)
 
     def _guest_ring(self, session: Session, index: int) -> GuestRing:
         ring = session.rings[index]
@@ -335,27 +328,8 @@ class Backend:
             session.guest_ring(index),
             ring.base,
             ring.kick.fileno(),
-            self._call(index, ring.call),
+            self._calls.lend(index, ring.call, ours=index == self._owner.guest_cvq),
         )
-
-    def _call(self, index: int, call: FileDescriptor | None) -> int:
-        """What the device is given for a ring's call descriptor; -1 for none."""
-        if call is None:
-            return -1
-        # a front-end that never reads must not be able to make us wait
-        os.set_blocking(call.fileno(), False)
-        if call.kind is DescriptorKind.EVENTFD or index == self._owner.guest_cvq:
-            return call.fileno()
-        if index not in self._bridged:
-            self._bridged[index] = self._bridge.add(call.fileno())
-            self._log.emit("ring.bridged", queue=index)
-        return self._bridged[index]
-
-    def _drop_stand_in(self, index: int) -> None:
-        """Pass nothing on any more: the number of a closed descriptor is soon another's."""
-        stand_in = self._bridged.pop(index, None)
-        if stand_in is not None:
-            self._bridge.remove(stand_in)
 
     def _device_failed(self, error: DeviceError) -> str:
         self._log.emit("device.failed", call=error.call, errno=error.errno, reason=error.reason)
@@ -368,8 +342,7 @@ class Backend:
         except DeviceError as error:
             self._device_failed(error)
         self._owner.life.left()
-        for index in list(self._bridged):
-            self._drop_stand_in(index)
+        self._calls.close_all()
         for ring in session.rings.values():
             self._watch(ring.kick, None)
         self._kicked = False
@@ -377,17 +350,6 @@ class Backend:
         self._session = None
         session.close()
         self._log.emit("frontend.disconnected", reason=reason)
-
-
-def _translatable(session: Session, index: int) -> bool:
-    """Whether a ring is complete and lies in memory (a region under it may come and go)."""
-    if not session.ring_complete(index):
-        return False
-    try:
-        session.guest_ring(index)
-    except FrontendError:
-        return False
-    return True
 
 
 def _first(group: BaseExceptionGroup[_Error]) -> _Error:

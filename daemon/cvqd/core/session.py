@@ -100,6 +100,16 @@ class Session:
         """Memory, NUM, ADDR and KICK are there; ENABLE is a question of its own."""
         return bool(self.memory) and self.rings[index].configured
 
+    def ring_usable(self, index: int) -> bool:
+        """A complete ring that lies in memory as it is now: a region under it may come and go."""
+        if not self.ring_complete(index):
+            return False
+        try:
+            self.guest_ring(index)
+        except FrontendError:
+            return False
+        return True
+
     def guest_address(self, user_address: int, length: int) -> int:
         """Guest-physical address of bytes inside one region; FrontendError if there is no such region."""
         address = memory_table.guest_address(self.memory, user_address, length)

@@ -6,9 +6,12 @@ stops the device.  After each one the rule is asked again.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from cvqd.wire.virtio import Status
+
+if TYPE_CHECKING:
+    from cvqd.core.session import Session
 
 
 class Readiness(NamedTuple):
@@ -28,6 +31,30 @@ class Readiness(NamedTuple):
     cvq: int | None
     kicked: bool
     unread: bool
+
+    @classmethod
+    def of(
+        cls,
+        session: Session,
+        *,
+        cvq: int | None,
+        pairs: int,
+        left: frozenset[int],
+        kicked: bool,
+        unread: bool,
+    ) -> Readiness:
+        """Readiness of a session whose guest has ``pairs`` queue pairs; rings in ``left`` are given up."""
+        data = frozenset(range(2 * pairs))
+        return cls(
+            features_set=session.features_set,
+            status=session.status if session.status_negotiated else None,
+            complete=frozenset(i for i in session.rings if i not in left and session.ring_usable(i)),
+            enabled=frozenset(index for index, ring in session.rings.items() if ring.enabled),
+            expected=data if cvq is None else data | {cvq},
+            cvq=cvq,
+            kicked=kicked,
+            unread=unread,
+        )
 
     @property
     def first_pair(self) -> frozenset[int]:

@@ -1,0 +1,58 @@
+"""What the device is given for the call descriptors that a front-end sent."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from cvqd.host.bridge import CallBridge
+from cvqd.wire.vhost_user import DescriptorKind
+
+if TYPE_CHECKING:
+    from cvqd.events import EventLog
+    from cvqd.wire.vhost_user import FileDescriptor
+
+
+class CallDescriptors:
+    """Eventfds go to the device as they are; for others an eventfd of ours stands in, and is passed on."""
+
+    def __init__(self, log: EventLog) -> None:
+        self._bridge = CallBridge()
+        self._stand_ins: dict[int, int] = {}
+        self._log = log
+
+    @property
+    def bridged(self) -> frozenset[int]:
+        """Rings whose calls pass through the daemon."""
+        return frozenset(self._stand_ins)
+
+    async def run(self) -> None:
+        """Pass calls on until cancelled."""
+        await self._bridge.run()
+
+    def lend(self, index: int, call: FileDescriptor | None, *, ours: bool) -> int:
+        """Number for the device, -1 for none; ``ours`` is a ring that the daemon itself calls."""
+        if call is None:
+            return -1
+        # a front-end that never reads must not be able to make us wait
+        os.set_blocking(call.fileno(), False)
+        if call.kind is DescriptorKind.EVENTFD or ours:
+            return call.fileno()
+        if index not in self._stand_ins:
+            self._stand_ins[index] = self._bridge.add(call.fileno())
+            self._log.emit("ring.bridged", queue=index)
+        return self._stand_ins[index]
+
+    def detach(self, index: int) -> int | None:
+        """Let a ring's next ``lend`` begin anew; what stood in, if something did, is to be closed."""
+        return self._stand_ins.pop(index, None)
+
+    def close(self, stand_in: int | None) -> None:
+        """Close what ``detach`` returned; the device must have let go of it."""
+        if stand_in is not None:
+            self._bridge.remove(stand_in)
+
+    def close_all(self) -> None:
+        """Close everything that stood in."""
+        for index in self.bridged:
+            self.close(self.detach(index))
