@@ -7,8 +7,10 @@ until everything is invalidated and mapped again (``drivers/vhost/vdpa.c``).
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from cvqd.errors import DeviceError
 from cvqd.wire.vhost_vdpa import Backend, BatchMark, IotlbMessage, Map, Unmap
 
 if TYPE_CHECKING:
@@ -31,7 +33,7 @@ class Mappings:
         return tuple(entry for _, entry in sorted(self._spaces.get(asid, {}).items()))
 
     async def change(self, asid: int, remove: Iterable[int], add: Iterable[Map]) -> None:
-        """Remove mappings by their address, then add, in one batch; DeviceError leaves what it did."""
+        """Remove mappings by their address, then add, in one batch; a DeviceError leaves none of them."""
         space = self._spaces.setdefault(asid, {})
         gone = [space[iova] for iova in remove]
         new = list(add)
@@ -40,10 +42,16 @@ class Mappings:
         messages: list[IotlbMessage] = [Unmap(entry.iova, entry.size) for entry in gone]
         for entry in gone:
             del space[entry.iova]
-        # noted before they are sent: after a failure halfway ``restore`` invalidates whatever arrived
+        try:
+            await self._send(asid, [*messages, *new])
+        except DeviceError:
+            # some may have arrived, and what is not in our record would be in the way of others for ever
+            for entry in (*gone, *new):
+                with suppress(DeviceError):
+                    await self._device.iotlb(asid, [Unmap(entry.iova, entry.size)])
+            raise
         for entry in new:
             space[entry.iova] = entry
-        await self._send(asid, [*messages, *new])
 
     async def restore(self) -> None:
         """Make the device agree again after a reset."""
@@ -58,4 +66,11 @@ class Mappings:
     async def _send(self, asid: int, messages: list[IotlbMessage]) -> None:
         if self._batch:
             messages = [BatchMark.BEGIN, *messages, BatchMark.END]
-        await self._device.iotlb(asid, messages)
+        try:
+            await self._device.iotlb(asid, messages)
+        except DeviceError:
+            if self._batch:
+                # an open batch refuses every other address space (``drivers/vhost/vdpa.c``)
+                with suppress(DeviceError):
+                    await self._device.iotlb(asid, [BatchMark.END])
+            raise

@@ -17,12 +17,12 @@ def send_config_change(channel: FileDescriptor) -> bool:
     """Tell the front-end to read the configuration again; False if it could not be told.
 
     The channel may be a socket or, from ``virtio_uml``, the writing end of a pipe, hence ``write``.
-    Never blocks: a full channel (or a closed one) is reported and the caller may try again.
+    Never blocks: a full channel (or one that cannot be written) is reported and the caller may try again.
     No reply is asked for.  Twelve bytes are written whole or not at all (PIPE_BUF is 4096).
     """
     fd = channel.fileno()
     os.set_blocking(fd, False)
     try:
         return os.write(fd, _CONFIG_CHANGE) == len(_CONFIG_CHANGE)
-    except (BlockingIOError, BrokenPipeError, ConnectionResetError):
+    except OSError:
         return False

@@ -9,7 +9,6 @@ So a borrowed, shared or blocking descriptor needs no special care.
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import select
 from typing import TYPE_CHECKING, Final, Self
@@ -25,13 +24,18 @@ ONE: Final = (1).to_bytes(8, "little")
 def ring(fd: int) -> None:
     """Signal a doorbell that may be an eventfd, a socket or a pipe.
 
-    A full one is signalled already and a closed one has nobody behind it.
+    A full one is signalled already; behind one that is closed, not connected or
+    not for writing there is nobody, and whoever lent it has only itself to blame.
     """
     try:
         os.write(fd, ONE)
-    except OSError as error:
-        if error.errno not in (errno.EAGAIN, errno.EPIPE, errno.ECONNRESET):
-            raise
+    except OSError:
+        return
+
+
+def never_wait(fd: int) -> None:
+    """Make ringing a lent doorbell safe: one that blocks and is full would hold us for ever."""
+    os.set_blocking(fd, False)
 
 
 def drain(fd: int) -> None:
