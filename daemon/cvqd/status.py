@@ -37,13 +37,14 @@ class MaskedStatus(TypedDict):
 
 
 class DeviceStatus(TypedDict):
-    """The device as it was found; feature and backend bits by name, the rest counted."""
+    """The device as it was found: bits by name, what it lacks with what follows, the rest counted."""
 
     kind: str
     path: str
     features: list[str]
     masked: list[MaskedStatus]
     backend: list[str]
+    lacks: dict[str, str]
     pairs: int
     queues: int
     groups: int
@@ -143,6 +144,7 @@ def device_status(kind: str, path: str, facts: DeviceFacts, offer: FeatureOffer)
         "features": feature_names(facts.features),
         "masked": [{"name": entry.name, "reason": entry.reason} for entry in offer.masked],
         "backend": backend_names(facts.backend_features),
+        "lacks": facts.lacks,
         "pairs": facts.max_pairs,
         "queues": facts.vqs,
         "groups": facts.group_count,

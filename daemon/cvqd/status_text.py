@@ -48,6 +48,14 @@ def _wrapped(name: str, words: Iterable[str], width: int) -> Iterator[str]:
         yield from _hanging(_row(name, "", 2), text, width)
 
 
+def _reasons(name: str, reasons: Mapping[str, str], width: int) -> Iterator[str]:
+    """Words with a reason each, in two columns; nothing where there are none."""
+    longest = max(map(len, reasons), default=0)
+    for word, reason in reasons.items():
+        yield from _hanging(_row(name, f"{word:<{longest}}  ", 2), reason, width)
+        name = ""
+
+
 def _hanging(head: str, text: str, width: int) -> Iterator[str]:
     """A text behind its head, broken between words and continued below where it began."""
     room = max(width - len(head), 16)
@@ -66,12 +74,10 @@ def _device(device: Mapping[str, Any], width: int) -> Iterator[str]:
     shown = [f"{key.replace('_', ' ')} {device[key]}" for key in counts if key in device]
     yield _row("has", ", ".join(shown), 2)
     yield from _wrapped("features", device.get("features", ()), width)
-    longest = max((len(entry["name"]) for entry in device.get("masked", ())), default=0)
-    name = "masked"
-    for entry in device.get("masked", ()):
-        yield from _hanging(_row(name, f"{entry['name']:<{longest}}  ", 2), entry["reason"], width)
-        name = ""
+    masked = {entry["name"]: entry["reason"] for entry in device.get("masked", ())}
+    yield from _reasons("masked", masked, width)
     yield from _wrapped("backend", device.get("backend", ()), width)
+    yield from _reasons("lacks", device.get("lacks", {}), width)
 
 
 def _frontend(frontend: Mapping[str, Any], width: int) -> Iterator[str]:

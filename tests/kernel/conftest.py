@@ -30,3 +30,37 @@ def machine():
         added = machine.run(["sh", "-c", "\n".join(script)])
         assert added.code == 0, added
         yield machine
+
+
+#: in the order of their appearance: what watches the card, and the card behind an emulated IOMMU
+_CARD = (
+    *("-chardev", "socket,id=monitor,path={socket},server=on,wait=off"),
+    *("-mon", "chardev=monitor,mode=control"),
+    *("-chardev", "socket,id=inside,path={socket}", "-device", "virtserialport,chardev=inside,name=monitor"),
+    *("-device", "intel-iommu,intremap=off,aw-bits=48"),
+    *("-netdev", "tap,id=net,ifname=card0,script=no,downscript=no,queues=4"),
+    "-device",
+    "virtio-net-pci,id=card,netdev=net,romfile=,iommu_platform=on,disable-legacy=on,mq=on,mac=52:54:11:22:33:90",
+)
+
+# 0x1041 is a virtio network card, virtio 1.3 §4.1.2
+_GIVE_TO_VHOST = """
+set -e
+for card in /sys/bus/pci/devices/*; do [ "$(cat $card/device)" != 0x1041 ] || address=${card##*/}; done
+card=/sys/bus/pci/devices/$address
+echo vp-vdpa > $card/driver_override
+[ ! -e $card/driver ] || echo $address > $card/driver/unbind
+echo $address > /sys/bus/pci/drivers_probe
+vdpa dev add name card mgmtdev pci/$address
+test -c /dev/vhost-vdpa-0
+"""
+
+
+@pytest.fixture
+def card_machine(tmp_path):
+    """A machine with one device, QEMU's network card, and QEMU's monitor as the serial port ``monitor``."""
+    extra = [word.format(socket=tmp_path / "monitor") for word in _CARD]
+    with boot(extra=extra, kernel_words="intel_iommu=on", own_network=True) as machine:
+        added = machine.run(["sh", "-c", _GIVE_TO_VHOST])
+        assert added.code == 0, added
+        yield machine

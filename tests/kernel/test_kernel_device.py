@@ -14,6 +14,8 @@ from kernel.kernel_image import CHECKOUT
 pytestmark = [pytest.mark.kernel, pytest.mark.timeout(300)]
 
 
+CARD = "tests/kernel/inside/card"
+INSIDE = ("tests/kernel/inside", f"--ignore={CARD}")
 PYTEST = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist")
 
 
@@ -56,11 +58,15 @@ def test_nothing_written_inside_reaches_the_host(machine, tmp_path):
 
 
 def test_the_character_device_behaves_as_documented(machine):
-    assert run_inside(machine, "tests/kernel/inside", "-m", "not guest") >= 90
+    assert run_inside(machine, *INSIDE, "-m", "not guest") >= 90
 
 
 def test_a_linux_guest_goes_through_the_daemon_to_the_kernels_device(machine):
-    assert run_inside(machine, "tests/kernel/inside", "-m", "guest") >= 1
+    assert run_inside(machine, *INSIDE, "-m", "guest") >= 1
+
+
+def test_qemus_network_card_is_served_where_its_control_queue_may_be_shared(card_machine):
+    assert run_inside(card_machine, CARD) >= 7
 
 
 def test_one_contract_holds_for_both_devices(machine):

@@ -33,6 +33,10 @@ if TYPE_CHECKING:
 BOOT_TIMEOUT = 60
 
 
+# the user namespace is for those who are not root
+_OWN_NETWORK = ("unshare", "--net", *(() if os.geteuid() == 0 else ("--map-root-user",)))
+
+
 class BootError(Exception):
     """The machine did not report in time; the text ends with its console."""
 
@@ -48,15 +52,31 @@ class Result(NamedTuple):
 class VirtualMachine:
     """A running machine; a context manager that ends it."""
 
-    def __init__(self, image: KernelImage, *, extra: Sequence[str] = (), memory_mib: int = 1024) -> None:
-        """Start QEMU; ``extra`` are further arguments, for more devices.  Call ``wait`` next."""
+    def __init__(
+        self,
+        image: KernelImage,
+        *,
+        extra: Sequence[str] = (),
+        kernel_words: str = "",
+        own_network: bool = False,
+        memory_mib: int = 1024,
+    ) -> None:
+        """Start QEMU; call ``wait`` next.
+
+        ``extra`` are further arguments, for more devices, ``kernel_words`` go on the kernel's command
+        line.  ``own_network`` gives QEMU a network namespace, so that its taps are nobody else's.
+        """
         self._scratch = Path(tempfile.mkdtemp(prefix="cvqd-vm-"))
         self._console = self._scratch / "console"
         self._errors = self._scratch / "qemu"
         self._answers: queue.SimpleQueue[dict[str, str] | None] = queue.SimpleQueue()
         with self._errors.open("wb") as errors:
             self._qemu = subprocess.Popen(
-                _qemu_command(image, self._console, memory_mib) + list(extra),
+                [
+                    *(_OWN_NETWORK if own_network else ()),
+                    *_qemu_command(image, self._console, memory_mib, kernel_words),
+                    *extra,
+                ],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
@@ -139,11 +159,19 @@ class VirtualMachine:
             return None
 
 
-def boot(*, extra: Sequence[str] = (), memory_mib: int = 1024) -> VirtualMachine:
+def boot(
+    *,
+    extra: Sequence[str] = (),
+    kernel_words: str = "",
+    own_network: bool = False,
+    memory_mib: int = 1024,
+) -> VirtualMachine:
     """A machine that is ready for commands; one that never reports is booted once more, and that is said."""
     image = kernel_image()
     for attempt in (1, 2):
-        machine = VirtualMachine(image, extra=extra, memory_mib=memory_mib)
+        machine = VirtualMachine(
+            image, extra=extra, kernel_words=kernel_words, own_network=own_network, memory_mib=memory_mib
+        )
         try:
             machine.wait()
         except BootError as error:
@@ -156,7 +184,7 @@ def boot(*, extra: Sequence[str] = (), memory_mib: int = 1024) -> VirtualMachine
     raise AssertionError
 
 
-def _qemu_command(image: KernelImage, console: Path, memory_mib: int) -> list[str]:
+def _qemu_command(image: KernelImage, console: Path, memory_mib: int, kernel_words: str) -> list[str]:
     program = f'"{sys.executable}" -SE "{HERE / "guest_agent.py"}"'
     return [
         "qemu-system-x86_64",
@@ -168,7 +196,7 @@ def _qemu_command(image: KernelImage, console: Path, memory_mib: int) -> list[st
         *("-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"),
         *("-serial", f"file:{console}"),
         *("-kernel", str(image.kernel), "-initrd", str(image.initramfs)),
-        *("-append", f"quiet console=ttyS0 reboot=t panic=-1 mitigations=off -- {program}"),
+        *("-append", f"quiet console=ttyS0 reboot=t panic=-1 mitigations=off {kernel_words} -- {program}"),
         *("-fsdev", "local,id=host,path=/,security_model=none,readonly=on,multidevs=remap"),
         *("-device", "virtio-9p-pci,fsdev=host,mount_tag=host"),
         *("-device", "virtio-serial-pci"),

@@ -20,6 +20,8 @@ from cvqd.wire.vhost_vdpa import Backend, IovaRange
 from cvqd.wire.virtio import NET_DEVICE_ID, Feature, Status
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
     from cvqd.core.device import VdpaDevice
     from cvqd.core.isolation import Isolation
     from cvqd.core.mappings import Mappings
@@ -53,6 +55,8 @@ class DeviceFacts:
     iova: IovaRange
     config: bytes
     max_pairs: int
+    #: whether it says where a ring stands and can be told where one goes on
+    keeps_indices: bool = True
 
     @property
     def backend_used(self) -> int:
@@ -68,6 +72,18 @@ class DeviceFacts:
     def enables_late(self) -> bool:
         """Whether rings may be enabled while DRIVER_OK is set."""
         return bool(self.backend_features & Backend.ENABLE_AFTER_DRIVER_OK.mask)
+
+    @property
+    def lacks(self) -> dict[str, str]:
+        """What it cannot do that others can, and what follows."""
+        found: dict[str, str] = {}
+        if not self.backend_used & Backend.SUSPEND.mask:
+            found["suspend"] = "stopped by a reset"
+        if not self.keeps_indices:
+            found["ring indices"] = "neither reported nor taken: rings can begin and cannot be continued"
+        if not self.enables_late:
+            found["late enable"] = "data queues run while control state is put back"
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +133,7 @@ async def inspect(device: VdpaDevice) -> DeviceFacts:
         iova=await device.get_iova_range(),
         config=config,
         max_pairs=max(1, net_config.decode(config).max_virtqueue_pairs) if multiqueue else 1,
+        keeps_indices=await _if_supported(device.get_vring_base(0)) is not None,
     )
 
 
@@ -125,7 +142,7 @@ async def judge_isolation(device: VdpaDevice, facts: DeviceFacts, cvq_index: int
     return isolation.judge(
         backend_features=facts.backend_features,
         address_spaces=facts.address_spaces,
-        groups=tuple([await _group(device, index) for index in range(facts.vqs)]),
+        groups=tuple([await _if_supported(device.get_vring_group(i)) for i in range(facts.vqs)]),
         cvq_index=cvq_index,
     )
 
@@ -167,7 +184,8 @@ async def bring_up(
     for ring in plan.rings:
         await device.set_vring_num(ring.index, ring.num)
         await device.set_vring_addr(ring.index, ring.addresses)
-        await device.set_vring_base(ring.index, ring.base)
+        if facts.keeps_indices or ring.base:
+            await device.set_vring_base(ring.index, ring.base)
         await device.set_vring_call(ring.index, ring.call)
         await device.set_vring_kick(ring.index, ring.kick)
     for ring in plan.rings if not facts.enables_late else plan.rings[len(plan.data) :]:
@@ -189,7 +207,7 @@ async def stop(device: VdpaDevice, facts: DeviceFacts, plan: StartPlan) -> dict[
     Every descriptor lent to the device is unbound.
     """
     bases: dict[int, int] | None = None
-    if facts.backend_used & Backend.SUSPEND.mask:
+    if facts.backend_used & Backend.SUSPEND.mask and facts.keeps_indices:
         await device.suspend()
         bases = {ring.index: await device.get_vring_base(ring.index) for ring in plan.data}
     await device.set_status(0)
@@ -199,9 +217,10 @@ async def stop(device: VdpaDevice, facts: DeviceFacts, plan: StartPlan) -> dict[
     return bases
 
 
-async def _group(device: VdpaDevice, index: int) -> int | None:
+async def _if_supported(question: Awaitable[int]) -> int | None:
+    """The answer; None where the device does not implement the call (``vp_vdpa`` lacks several)."""
     try:
-        return await device.get_vring_group(index)
+        return await question
     except DeviceError as error:
         if error.errno == EOPNOTSUPP:
             return None

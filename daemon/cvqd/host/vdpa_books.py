@@ -94,7 +94,10 @@ class MappingBooks:
             return f"overlaps {other.iova:#x}-{other.last:#x}, mapped in address space {asid}"
         if self.mapped(asid) >= self._entry_limit:
             return f"entry limit: address space {asid} has {self.mapped(asid)} entries"
-        return _memlock(message) or "unknown: out of memory, or the device refused it"
+        return _memlock(message) or (
+            "unknown: out of memory, refused by the device, or (where memory is pinned) in more than "
+            f"{self._entry_limit} pieces that do not lie side by side; huge pages help"
+        )
 
     def _overlapping(self, asid: int, iova: int, last: int) -> _Entry | None:
         entries = self._mapped.get(asid, [])

@@ -33,6 +33,7 @@ _CAUSES: Final[dict[tuple[Ioctl, int], str]] = {
     (Ioctl.VHOST_SET_VRING_NUM, errno.EINVAL): "not a power of two, or above the device's maximum",
     (Ioctl.VHOST_SET_VRING_ADDR, errno.EINVAL): "misaligned, or the ring may be running",
     (Ioctl.VHOST_SET_VRING_BASE, errno.EINVAL): "above 65535, or the ring may be running",
+    (Ioctl.VHOST_SET_VRING_BASE, errno.EOPNOTSUPP): "the device takes no ring index: a ring can only begin",
     (Ioctl.VHOST_SET_VRING_KICK, errno.EINVAL): "not an eventfd",
     (Ioctl.VHOST_SET_VRING_CALL, errno.EINVAL): "not an eventfd",
     (Ioctl.VHOST_VDPA_SET_CONFIG_CALL, errno.EINVAL): "not an eventfd",

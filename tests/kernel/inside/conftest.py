@@ -51,12 +51,12 @@ class Instance:
                 await self.backend.serve(connection)
 
     @asynccontextmanager
-    async def guest(self, features=None):
+    async def guest(self, features=None, size=8 << 20):
         """A guest whose driver runs; ``features`` are those it takes, all that are offered if None."""
         offered = self.owner.offer.features & ~Feature.PROTOCOL_FEATURES.mask
         taken = offered if features is None else features & offered
         pairs = self.owner.offer.max_pairs if taken & Feature.MQ.mask else 1
-        memory = GuestMemory(8 << 20)
+        memory = GuestMemory(size)
         order = ORDERS["qemu"]
         async with await FrontEnd.connect(self.socket) as front_end:
             control = bool(taken & Feature.CTRL_VQ.mask)
