@@ -36,14 +36,15 @@ from cvqd.core.start_rule import Readiness, wants_start, wants_stop
 from cvqd.errors import DeviceError, FrontendError, GuestError, RequestError
 from cvqd.guest_ring import GuestRing
 from cvqd.host.backend_channel import send_config_change
-from cvqd.host.doorbell import DoorbellSet, drain
+from cvqd.host.doorbell import DoorbellSet, drain, never_wait
 from cvqd.host.shared_memory import map_guest
 from cvqd.own_commands import pairs_of
 from cvqd.wire import net_config
 from cvqd.wire.vhost_user import PROTOCOL_FEATURES_SERVED, FrontRequest, ProtocolFeature
-from cvqd.wire.virtio import Feature
+from cvqd.wire.virtio import Feature, Status
 
 if TYPE_CHECKING:
+    from cvqd.core.memory_table import MemoryRegion
     from cvqd.events import EventLog
     from cvqd.host.listener import Connection
     from cvqd.owner import Owner
@@ -174,6 +175,7 @@ class Backend:
             case SetFeatures(features):
                 return await self._set_features(features)
             case MemoryChanged(removed, added):
+                self._check_reach(request, added)
                 mapped = {
                     region.guest_address: map_guest(
                         request, region.descriptor.fileno(), region.size, region.mmap_offset
@@ -185,11 +187,15 @@ class Backend:
                 ):
                     await self._stop(session, f"{request} moves its memory")
                 await owner.memory.change([region.guest_address for region in removed], mapped)
-            case RingConfigured(index) if index in owner.running:
-                await self._stop(session, f"{request} changes ring {index}")
+            case RingConfigured(index):
+                if index in owner.running:
+                    await self._stop(session, f"{request} changes ring {index}")
+                if request == FrontRequest.SET_VRING_ADDR.name:
+                    self._check_ring(session, index)
             case RingDescriptorChanged(index, RingDescriptor.KICK, old):
                 self._left.discard(index)
                 self._watch(old, session.rings[index].kick)
+                self._check_ring(session, index)
                 await self._rebind(session, index)
             case RingDescriptorChanged(index, RingDescriptor.CALL):
                 await self._rebind(session, index)
@@ -222,10 +228,13 @@ class Backend:
             case SetStatus(_, 0):
                 await self._stop(session, "the driver reset the device")
                 owner.life.left("the driver reset the device")
+            case SetStatus():
+                for index in session.rings:
+                    self._check_ring(session, index)
             case ResetDevice():
                 await self._stop(session, request)
                 owner.life.left(request)
-            case RingConfigured() | RingDescriptorChanged() | SetStatus() | GetStatus():
+            case RingDescriptorChanged() | GetStatus():
                 pass
         return None
 
@@ -296,9 +305,23 @@ class Backend:
         return pairs_of(usable, self._owner.guest_pairs)
 
     def _check_ring(self, session: Session, index: int) -> None:
-        """A ring that is enabled with everything but memory under it is a mistake worth naming."""
-        if session.rings[index].enabled and session.ring_complete(index):
+        """A ring that should run with everything but memory under it is a mistake worth naming.
+
+        Whoever speaks of status says when: until then rings and memory may come in any order.
+        """
+        should = not session.status_negotiated or session.status & Status.DRIVER_OK
+        if should and session.rings[index].enabled and session.ring_complete(index):
             session.guest_ring(index)
+
+    def _check_reach(self, request: str, regions: tuple[MemoryRegion, ...]) -> None:
+        first, last = self._owner.facts.iova
+        for region in regions:
+            if region.guest_address < first or region.guest_address + region.size - 1 > last:
+                raise FrontendError(
+                    request,
+                    f"region {region.guest_address:#x}+{region.size:#x} is outside"
+                    f" the device's addresses {first:#x} to {last:#x}",
+                )
 
     def _watch(self, old: FileDescriptor | None, new: FileDescriptor | None) -> None:
         if old is not None:
@@ -322,6 +345,7 @@ class Backend:
     def _guest_ring(self, session: Session, index: int) -> GuestRing:
         ring = session.rings[index]
         assert ring.kick is not None
+        never_wait(ring.kick.fileno())
         return GuestRing(
             index,
             ring.num,
