@@ -6,6 +6,7 @@ import re
 import sys
 from pathlib import Path
 
+import command_table
 from cvqd import config, events
 
 README = Path(__file__).resolve().parents[1] / "README.md"
@@ -22,7 +23,12 @@ def event_table() -> list[str]:
 
 def with_tables(text: str) -> str:
     """The text with every generated part as the code has it."""
-    for name, rows in (("config table", config.table()), ("event table", event_table())):
+    tables = (
+        ("command table", command_table.table()),
+        ("config table", config.table()),
+        ("event table", event_table()),
+    )
+    for name, rows in tables:
         block = "\n".join([f"<!-- {name} -->", *rows, "<!-- end -->"])
         text, found = re.subn(
             rf"<!-- {name} -->\n.*?<!-- end -->", lambda _, b=block: b, text, count=1, flags=re.DOTALL
@@ -34,6 +40,11 @@ def with_tables(text: str) -> str:
 def test_the_readmes_tables_are_the_codes():
     text = README.read_text()
     assert with_tables(text) == text, "run: python tests/test_readme.py"
+
+
+def test_every_cell_of_the_command_table_says_something():
+    for row in command_table.table()[2:]:
+        assert all(cell.strip() for cell in row.strip("|").split("|")), row
 
 
 if __name__ == "__main__":

@@ -77,10 +77,12 @@ async def test_the_last_steering_command_decides(drive):
             assert driver.received(pair) == [FLOWS[0]]
 
 
-async def test_max_tx_vq_is_the_number_of_transmit_queues(drive):
+async def test_max_tx_vq_informs_and_vq_pairs_set_forbids(drive):
     driver = await drive(max_queue_pairs=4)
     assert await driver.command(RssConfig(TCPV4, 0, 0, (0,), 2, KEY).encode()) == OK
-    await driver.send(FLOWS[0], 1)
+    await driver.send(FLOWS[0], 2)
+    assert driver.device.statistics.tx_packets == 1
+    assert await driver.command(VqPairsSet(2).encode()) == OK
     await driver.send(FLOWS[0], 2)
     assert driver.device.statistics.tx_packets == 1
     assert driver.device.statistics.drops["tx.inactive"] == 1

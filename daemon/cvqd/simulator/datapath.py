@@ -213,7 +213,10 @@ class DataPath:
     def _send(self, frame: bytes, pair: int) -> str | None:
         if len(frame) < HEADER_LENGTH:
             return "tx.runt"
-        if pair >= self._control.state.pairs:
+        state = self._control.state
+        # Only VQ_PAIRS_SET forbids the driver the other queues (virtio 1.3 §5.1.6.5.5.1); max_tx_vq informs,
+        # and Linux 6.1 sends a stale one (virtnet_commit_rss_command in drivers/net/virtio_net.c).
+        if pair >= state.pairs and state.rss is None:
             return "tx.inactive"
         if not self._control.link_up:
             return "tx.link_down"
