@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from contextlib import asynccontextmanager
+from typing import NamedTuple
 
 import pytest
 import trio
 
+from cvqd import cli
 from cvqd.backend import Backend
 from cvqd.host import unix_listener
 from cvqd.host.listener import Listener
@@ -33,6 +35,23 @@ async def device(node):
     device = await CharDevice.open(node)
     yield device
     await device.aclose()
+
+
+class Result(NamedTuple):
+    code: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def cvqd(capfd):
+    """The command, in this process: an emulated processor takes seconds to start another."""
+
+    def run(*words):
+        code = cli.main([str(word) for word in words])
+        return Result(code, *capfd.readouterr())
+
+    return run
 
 
 class Instance:

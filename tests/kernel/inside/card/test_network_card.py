@@ -9,11 +9,9 @@ import contextlib
 import json
 import resource
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
-from cvqd import cli
 from cvqd.core.isolation import Verdict
 from cvqd.errors import DeviceError
 from cvqd.host.vdpa import CharDevice
@@ -32,12 +30,6 @@ LIMIT = 8 << 20
 SIZE = 2 << 20
 #: features of the rings aside
 PLAIN = ~mask_of(Feature.PROTOCOL_FEATURES, Feature.INDIRECT_DESC, Feature.EVENT_IDX)
-
-
-class Result(NamedTuple):
-    code: int
-    stdout: str
-    stderr: str
 
 
 class Monitor:
@@ -109,17 +101,6 @@ def config(directory, **more):
         "log": {"level": "debug", "format": "json"},
         **more,
     }
-
-
-@pytest.fixture
-def cvqd(capfd):
-    """The command, in this process: an emulated processor takes seconds to start another."""
-
-    def run(*words):
-        code = cli.main([str(word) for word in words])
-        return Result(code, *capfd.readouterr())
-
-    return run
 
 
 def test_probe_names_what_the_card_offers_in_vain_and_what_it_cannot_do(cvqd):
