@@ -144,6 +144,18 @@ async def test_results_are_the_devices(tmp_path: Path, spec):
         assert len(short) == 40
 
 
+async def test_a_guest_without_multiqueue_knows_the_control_queue_by_its_own_index(tmp_path: Path, spec):
+    async with Rig.opened(tmp_path, spec) as rig:
+        features = everything(rig) & ~(Feature.MQ.mask | Feature.RSS.mask)
+        async with rig.guest("uml", features=features) as guest:
+            await guest.start()
+            assert (guest.control.index, rig.owner.offer.device_cvq_index) == (2, 4)
+            answer = await guest.driver.ask(StatsGet((StatsRequest(2, StatsType.CVQ.mask),)).encode())
+            [block] = parse_blocks(answer[1:])
+            assert (block.queue, block.counters) == (2, (1, 1))
+            assert await guest.driver.ask(CoalVqGet(2).encode()) == b"\1"
+
+
 async def test_a_guest_with_rss_and_hash_reports_has_its_frames_where_its_table_says(tmp_path: Path, spec):
     async with Rig.opened(tmp_path, spec) as rig, rig.guest("uml", features=everything(rig)) as guest:
         await guest.start()

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from cvqd import status
 from cvqd.core import features
+from cvqd.core.coalescing import CoalescingTable
 from cvqd.core.guest_queue import Chain
 from cvqd.core.isolation import judge
 from cvqd.core.lifecycle import DeviceFacts
@@ -18,7 +19,7 @@ from cvqd.journal import Journal, Pending
 from cvqd.status_text import render
 from cvqd.testing.events import EventRecorder
 from cvqd.wire.net_config import NetConfig
-from cvqd.wire.net_control import ERR, OK, MacAddrSet
+from cvqd.wire.net_control import ERR, OK, Coalescing, MacAddrSet, RssConfig
 from cvqd.wire.vhost_vdpa import Backend, IovaRange
 from cvqd.wire.virtio import Feature, mask_of
 
@@ -156,6 +157,26 @@ def test_queues_of_different_places_have_lines_of_their_own():
 def test_a_state_that_is_not_certain_says_so():
     text = render({"state": status.state_status(TrackedState(MAC), uncertain=True)})
     assert "UNCERTAIN" in text.splitlines()[0]
+
+
+def test_steering_offloads_and_coalescing_are_shown_where_they_are_not_as_after_a_reset():
+    plain = render({"state": status.state_status(TrackedState(MAC), uncertain=False)})
+    assert not any(word in plain for word in ("steering", "coalescing", "offloads", "widened"))
+    state = TrackedState(
+        MAC,
+        hashing=RssConfig(0b10, 3, 0, (0, 1, 1, 1), 2, b"secret"),
+        offloads=Feature.GUEST_CSUM.mask,
+        coalescing=CoalescingTable(rx=Coalescing(8, 50), queues=((1, Coalescing(2, 20)),)),
+        widened=True,
+    )
+    shown = status.state_status(state, uncertain=False)
+    assert "secret" not in json.dumps(shown)
+    text = render({"state": shown}, 200)
+    assert "steering    rss 0: 1/4, 1: 3/4" in text
+    assert "hashed      tcpv4" in text
+    assert "offloads    GUEST_CSUM" in text
+    assert "coalescing  all rx: 8 packets or 50 µs, queue 1: 2 packets or 20 µs" in text
+    assert "widened     promiscuous" in text
 
 
 def test_long_lists_are_cut_to_keep_the_screen():

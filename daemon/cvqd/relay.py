@@ -194,10 +194,11 @@ class Relay:
             return True
         if not self._shadow.free:
             return False
-        answer = command.answer_length
+        answer, data = command.answer_length, pending.data
         if answer > ACK:
             answer = min(answer, pending.chain.writable_length)
-        self._submit(pending.id, pending, pending.data, answer)
+            data = self._policy.for_device(command, data)
+        self._submit(pending.id, pending, data, answer)
         self._ledger.submitted(pending.id, command)
         self._journal.forwarded(pending)
         return True
@@ -219,7 +220,8 @@ class Relay:
                     self._submit(next(self._ids), pending, promiscuous(mode), ACK)
                     continue
             pending.ack = ERR if ack is None else ack
-            pending.result = result
+            if result:
+                pending.result = self._policy.for_guest(pending.command, result)
             if ack is None:
                 # given back without a status: nobody can say whether it was executed
                 self._ledger.lost(pending.id)

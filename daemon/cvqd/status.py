@@ -84,8 +84,29 @@ class MacTableStatus(TypedDict):
     multicast: list[str]
 
 
+class SteeringStatus(TypedDict):
+    """``mode`` is automatic, hash_report or rss; a hash's types by name, its key is not shown."""
+
+    mode: str
+    hash_types: NotRequired[list[str]]
+    table: NotRequired[list[int]]
+    unclassified: NotRequired[int]
+
+
+class CoalescingStatus(TypedDict):
+    """``packets`` and ``usecs`` of all queues of a direction, and of single ones that differ, by index."""
+
+    tx: dict[str, int]
+    rx: dict[str, int]
+    queues: dict[str, dict[str, int]]
+
+
 class StateStatus(TypedDict):
-    """Tracked state; ``uncertain`` while an expired command is without an answer."""
+    """Tracked state; ``uncertain`` while an expired command is without an answer.
+
+    ``offloads`` are the receive offloads that are on, ``widened`` says that the device is promiscuous
+    because it does not take the address tables.
+    """
 
     mac: str
     pairs: int
@@ -93,6 +114,10 @@ class StateStatus(TypedDict):
     mac_table: MacTableStatus
     vlans: list[int]
     announce: bool
+    steering: SteeringStatus
+    offloads: list[str]
+    coalescing: CoalescingStatus
+    widened: bool
     digest: str
     uncertain: bool
 

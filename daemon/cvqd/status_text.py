@@ -6,6 +6,7 @@ that an older or newer daemon lacks is left out and not an error.
 
 from __future__ import annotations
 
+from collections import Counter
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Final
 
@@ -120,6 +121,33 @@ def _state(state: Mapping[str, Any], width: int) -> Iterator[str]:
     yield from _wrapped("vlans", _few(_ranges(state.get("vlans", ())), 24), width)
     if state.get("announce"):
         yield _row("announce", "the guest is asked to", 2)
+    if state.get("widened"):
+        yield _row("widened", "promiscuous: the device does not take the address tables", 2)
+    yield from _steering(state.get("steering", {}), width)
+    yield from _wrapped("offloads", state.get("offloads", ()), width)
+    yield from _wrapped("coalescing", _coalescing(state.get("coalescing", {})), width)
+
+
+def _steering(steering: Mapping[str, Any], width: int) -> Iterator[str]:
+    """Nothing for the automatic mode; the share of each receive pair for a table."""
+    if steering.get("mode") in (None, "automatic"):
+        return
+    shares = Counter(steering.get("table", ()))
+    words = [f"{pair}: {count}/{shares.total()}" for pair, count in sorted(shares.items())]
+    yield from _wrapped("steering", [steering["mode"], *_joined(_few(words, 16))], width)
+    yield from _wrapped("hashed", steering.get("hash_types") or ["-"], width)
+
+
+def _coalescing(coalescing: Mapping[str, Any]) -> list[str]:
+    """Queues whose calls may wait."""
+    kinds = {"all tx": coalescing.get("tx", {}), "all rx": coalescing.get("rx", {})}
+    kinds |= {f"queue {index}": values for index, values in coalescing.get("queues", {}).items()}
+    said = [
+        f"{name}: {values['packets']} packets or {values['usecs']} µs"
+        for name, values in kinds.items()
+        if values.get("packets") or values.get("usecs")
+    ]
+    return _joined(_few(said, 8))
 
 
 def _counters(counters: Mapping[str, Any], width: int) -> Iterator[str]:
@@ -140,7 +168,7 @@ def _counters(counters: Mapping[str, Any], width: int) -> Iterator[str]:
 def _commands(commands: Sequence[Mapping[str, Any]], width: int) -> Iterator[str]:
     name = "last"
     for command in commands[-_RECENT:]:
-        text = f"{command['command_id']:>5}  {command['command']:<16}  {command['outcome']:<9}"
+        text = f"{command['command_id']:>5}  {command['command']:<18}  {command['outcome']:<9}"
         head = _row(name, f"{text}{command['elapsed_us']:>7} µs  ")
         yield from _hanging(head, command.get("reason", ""), width)
         name = ""

@@ -9,6 +9,7 @@ import pytest
 from command_examples import ALL, EVERYTHING, REFUSED, SOME, STATE, stats
 from cvqd.core.policy import Policy, Route
 from cvqd.errors import GuestError
+from cvqd.wire.control_stats import StatsBlock, parse_blocks
 from cvqd.wire.net_control import (
     COMMANDS,
     AnnounceAck,
@@ -83,12 +84,20 @@ def test_statistics_of_a_feature_need_one_of_its_features(kind, queue, needed):
         assert policy.judge(stats((queue, kind.mask)), STATE) is Route.DEVICE
 
 
-def test_the_control_queues_statistics_are_refused_where_the_device_counts_it_under_another_index():
+def test_the_control_queue_has_the_guests_index_for_the_guest_and_the_devices_for_the_device():
     policy = replace(EVERYTHING, max_pairs=1, device_cvq=8)
-    with pytest.raises(GuestError, match=r"stats\.queue.*8"):
-        policy.judge(stats((2, StatsType.CVQ.mask)), STATE)
+    asked = stats((2, StatsType.CVQ.mask), (0, StatsType.RX_SPEED.mask))
+    assert policy.judge(asked, STATE) is Route.DEVICE
+    sent = policy.for_device(asked, asked.encode())
+    assert sent == stats((8, StatsType.CVQ.mask), (0, StatsType.RX_SPEED.mask)).encode()
+    blocks = [StatsBlock(StatsType.CVQ, 8, (5, 4)), StatsBlock(StatsType.RX_SPEED, 0, (8, 8))]
+    answer = b"".join(block.encode() for block in blocks)
+    assert parse_blocks(policy.for_guest(asked, answer)) == [blocks[0]._replace(queue=2), blocks[1]]
+    for cut in range(len(answer)):
+        assert len(policy.for_guest(asked, answer[:cut])) == cut
     same = replace(EVERYTHING, device_cvq=8)
-    assert same.judge(stats((8, StatsType.CVQ.mask)), STATE) is Route.DEVICE
+    assert same.for_device(stats((8, StatsType.CVQ.mask)), b"as it was") == b"as it was"
+    assert policy.for_guest(CoalVqGet(0), b"12345678") == b"12345678"
 
 
 def test_an_announcement_that_the_daemon_asked_for_is_acknowledged_by_the_daemon():

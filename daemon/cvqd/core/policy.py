@@ -12,6 +12,7 @@ import enum
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from cvqd.core.renumber import request_for_device, result_for_guest
 from cvqd.core.shadow_queue import SHORT_ANSWER
 from cvqd.errors import GuestError
 from cvqd.wire.net_control import (
@@ -131,6 +132,18 @@ class Policy:
                 raise GuestError("command.unknown", command.name)
         return Route.DEVICE
 
+    def for_device(self, command: Command, data: bytes) -> bytes:
+        """Bytes of an allowed command as the device is to get them; ``data`` are the guest's."""
+        if self.device_cvq in (None, 2 * self.max_pairs) or not isinstance(command, StatsGet):
+            return data
+        return request_for_device(command, 2 * self.max_pairs, self.device_cvq)
+
+    def for_guest(self, command: Command | None, result: bytes) -> bytes:
+        """The device's result as the guest is to get it."""
+        if self.device_cvq in (None, 2 * self.max_pairs) or not isinstance(command, StatsGet):
+            return result
+        return result_for_guest(result, 2 * self.max_pairs)
+
     @staticmethod
     def waits(command: Command) -> bool:
         """Whether the judgement depends on commands that are still in flight."""
@@ -177,12 +190,8 @@ class Policy:
         queue = request.queue
         if queue > 2 * self.max_pairs:
             raise GuestError("stats.queue", f"there is no queue {queue}")
-        if queue == 2 * self.max_pairs:
-            valid = StatsType.CVQ.mask
-            if self.device_cvq not in (None, queue):
-                raise GuestError("stats.queue", f"the device's control queue is {self.device_cvq}")
-        else:
-            valid = _TRANSMIT if queue & 1 else _RECEIVE
+        control = queue == 2 * self.max_pairs
+        valid = StatsType.CVQ.mask if control else _TRANSMIT if queue & 1 else _RECEIVE
         for kind, needs in _STATS_NEED.items():
             if not self.features & needs:
                 valid &= ~kind.mask

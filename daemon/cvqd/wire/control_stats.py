@@ -126,6 +126,17 @@ def parse_blocks(result: bytes) -> list[StatsBlock]:
     return blocks
 
 
+def renumber_blocks(result: bytes, kind: StatsType, queue: int) -> bytes:
+    """The same result with another queue index in every block of a type whose header is whole."""
+    changed, at = bytearray(result), 0
+    while at + _BLOCK.size <= len(result):
+        found, reserved, _, more, size = _BLOCK.unpack_from(result, at)
+        if found == kind:
+            _BLOCK.pack_into(changed, at, found, reserved, queue, more, size)
+        at += max(size, _BLOCK.size)
+    return bytes(changed)
+
+
 @dataclass(frozen=True, slots=True)
 class StatsQuery:
     """Ask which types the device has; the result is a 64-bit mask."""
