@@ -1,6 +1,6 @@
 """A process with the embedded simulator in it, for a guest that uses it directly or through the bare relay.
 
-    python device_process.py direct|relay DESCRIPTION
+    python device_process.py direct|relay DESCRIPTION [NODE]
 
 The simulator is hosted as the daemon hosts it: one thread, trio, kicks awaited
 through its epoll descriptor.  Says ``ready`` on standard output when the guest
@@ -11,15 +11,20 @@ from __future__ import annotations
 
 import gc
 import sys
+from typing import TYPE_CHECKING
 
 import trio
 from bare_relay import BareRelay
 from shared_guest import SharedGuest
 
+from cvqd.host.vdpa import CharDevice
 from cvqd.simulator.device import SimulatedDevice
 from cvqd.simulator.spec import SimulatorSpec
 from cvqd.testing.device_driver import DeviceDriver
 from cvqd.wire.vhost_vdpa import Access, Map
+
+if TYPE_CHECKING:
+    from cvqd.core.device import VdpaDevice
 
 #: as in ``testing.daemon.simulator_config``
 PAIRS = 4
@@ -36,7 +41,7 @@ class NoLog:
         return False
 
 
-async def direct(device: SimulatedDevice, guest: SharedGuest) -> None:
+async def direct(device: VdpaDevice, guest: SharedGuest) -> None:
     """Give the device the guest's own control ring."""
     driver = DeviceDriver(device, max_pairs=PAIRS)
     await driver.negotiate(2**64 - 1)
@@ -50,11 +55,18 @@ async def direct(device: SimulatedDevice, guest: SharedGuest) -> None:
     await device.set_vring_enable(guest.index, enable=True)
 
 
-async def serve(how: str, description: str) -> None:
+async def open_device(nursery: trio.Nursery, node: str | None) -> VdpaDevice:
+    """The kernel's device, or the simulator."""
+    if node is not None:
+        return await CharDevice.open(node)
+    return await SimulatedDevice.open(SimulatorSpec(max_queue_pairs=PAIRS), NoLog(), nursery)
+
+
+async def serve(how: str, description: str, node: str | None = None) -> None:
     """Until standard input ends."""
     guest = SharedGuest(description)
     async with trio.open_nursery() as nursery:
-        device = await SimulatedDevice.open(SimulatorSpec(max_queue_pairs=PAIRS), NoLog(), nursery)
+        device = await open_device(nursery, node)
         if how == "direct":
             await direct(device, guest)
         else:

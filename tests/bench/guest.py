@@ -71,12 +71,12 @@ def batch(driver: NetDriver, depth: int) -> int:
 
 
 @contextmanager
-def beside_device(how: str, cpu: int | None) -> Iterator[NetDriver]:
-    """A guest of ``device_process``: ``direct`` or ``relay``."""
+def beside_device(how: str, cpu: int | None, *node: str) -> Iterator[NetDriver]:
+    """A guest of ``device_process``: ``direct`` or ``relay``, on the simulator unless a ``node`` is named."""
     script = Path(__file__).with_name("device_process.py")
     with GuestMemory() as memory, NetDriver(memory, PAIRS) as driver:
         description, descriptors = describe(driver)
-        command = [*pinned(cpu), sys.executable, script, how, description]
+        command = [*pinned(cpu), sys.executable, script, how, description, *node]
         with subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=descriptors
         ) as process:
@@ -87,13 +87,13 @@ def beside_device(how: str, cpu: int | None) -> Iterator[NetDriver]:
 
 
 @contextmanager
-def daemon(fd: int, cpu: int | None) -> Iterator[tuple[int, Path]]:
+def daemon(fd: int, cpu: int | None, node: str | None = None) -> Iterator[tuple[int, Path]]:
     """A daemon as installed, log level info, on a socket (listening or connected); its pid and log file."""
     with tempfile.TemporaryDirectory() as name:
         log = Path(name) / "log"
         with log.open("wb") as sink:
             process = subprocess.Popen(
-                [*daemon_command(Path(name), cpu), "--fd", str(fd)],
+                [*daemon_command(Path(name), cpu, node), "--fd", str(fd)],
                 stdin=subprocess.DEVNULL,
                 stderr=sink,
                 pass_fds=[fd],
@@ -106,12 +106,14 @@ def daemon(fd: int, cpu: int | None) -> Iterator[tuple[int, Path]]:
 
 
 @asynccontextmanager
-async def behind_daemon(cpu: int | None) -> AsyncIterator[tuple[NetDriver, int, Path]]:
+async def behind_daemon(
+    cpu: int | None, node: str | None = None, features: int = _FEATURES
+) -> AsyncIterator[tuple[NetDriver, int, Path]]:
     """A guest of a daemon, with the daemon's pid and log file."""
     ours, theirs = socket.socketpair()
     with theirs, GuestMemory() as memory, NetDriver(memory, PAIRS) as driver:
-        setup = driver.setup(_FEATURES)
-        with daemon(theirs.fileno(), cpu) as (pid, log):
+        setup = driver.setup(features)
+        with daemon(theirs.fileno(), cpu, node) as (pid, log):
             async with FrontEnd(ours) as frontend:
                 await frontend.play(ORDERS["qemu"].connect(setup))
                 await frontend.play(ORDERS["qemu"].start(setup))
@@ -130,10 +132,12 @@ async def linux_behind_daemon(cpu: int | None, daemon_cpu: int | None) -> AsyncI
                 yield guest
 
 
-def daemon_command(directory: Path, cpu: int | None = None) -> Sequence[str]:
-    """``cvqd run`` on a simulator, all files in ``directory``."""
+def daemon_command(directory: Path, cpu: int | None = None, node: str | None = None) -> Sequence[str]:
+    """``cvqd run`` on the simulator or a ``node``, all files in ``directory``."""
     config = directory / "vm0.yaml"
     content = simulator_config(directory) | {"log": {"level": "info", "format": "json"}}
+    if node is not None:
+        content["device"] = {"kind": "vhost-vdpa", "path": node}
     config.write_text(yaml.safe_dump(content))
     return [*pinned(cpu), sys.executable, "-m", "cvqd", "run", "--config", str(config)]
 
