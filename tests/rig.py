@@ -107,6 +107,7 @@ class Rig:
         log: EventRecorder | None = None,
         require_isolation: bool = True,
         deadline: float = 1.0,
+        offers_inband: bool = False,
         max_command: int = 64 << 10,
         mac: bytes | None = None,
         site: SitePolicy = EVERYTHING,
@@ -123,7 +124,7 @@ class Rig:
                     async with trio.open_nursery() as nursery:
                         owner = await take(device, limits, log, Journal(log))
                         rig = cls(log, device, owner, path)
-                        rig.backend = Backend(owner, log, nursery)
+                        rig.backend = Backend(owner, log, nursery, offers_inband=offers_inband)
                         with unix_listener.bind(path, 0o600) as bound:
                             nursery.start_soon(follow_config, device, rig.backend)
                             nursery.start_soon(rig._serve, Listener(bound))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeVar, cast
 
 import trio
 
+from cvqd import inband
 from cvqd.call_descriptors import CallDescriptors
 from cvqd.core.session import Session
 from cvqd.core.session_effects import (
@@ -25,6 +26,7 @@ from cvqd.core.session_effects import (
     RingDescriptor,
     RingDescriptorChanged,
     RingEnabled,
+    RingKicked,
     RingStopped,
     SetFeatures,
     SetMtu,
@@ -56,10 +58,13 @@ _Error = TypeVar("_Error", bound=BaseException)
 class Backend:
     """Serves one front-end after another on behalf of one owner."""
 
-    def __init__(self, owner: Owner, log: EventLog, nursery: trio.Nursery) -> None:
+    def __init__(
+        self, owner: Owner, log: EventLog, nursery: trio.Nursery, *, offers_inband: bool = False
+    ) -> None:
         self._owner = owner
         self._log = log
         self._nursery = nursery
+        self._offers_inband = offers_inband
         self._session: Session | None = None
         self._calls = CallDescriptors(log)
         #: kick descriptors of rings that do not run, and whether one rang since the last stop
@@ -130,7 +135,8 @@ class Backend:
     def _protocol_features(self) -> int:
         """A device without an MTU of its own gives nothing to check a front-end's against."""
         has_mtu = self._owner.facts.features & Feature.MTU.mask
-        return PROTOCOL_FEATURES_SERVED if has_mtu else PROTOCOL_FEATURES_SERVED & ~ProtocolFeature.MTU.mask
+        served = PROTOCOL_FEATURES_SERVED if has_mtu else PROTOCOL_FEATURES_SERVED & ~ProtocolFeature.MTU.mask
+        return served | (ProtocolFeature.INBAND_NOTIFICATIONS.mask if self._offers_inband else 0)
 
     async def _converse(self, session: Session, connection: Connection) -> None:
         while (message := await connection.receive()) is not None:
@@ -141,7 +147,8 @@ class Backend:
                     result = await self._perform(session, effect, message.name)
                 else:
                     await self._take_barrier(session, message.request)
-                await self._settle(session, connection)
+                if not isinstance(effect, RingKicked):
+                    await self._settle(session, connection)
                 reply = session.reply(message, result)
             if reply is not None:
                 await connection.send(reply)
@@ -171,7 +178,12 @@ class Backend:
 
     async def _perform(self, session: Session, effect: Effect, request: str) -> Result:
         owner = self._owner
+        if isinstance(effect, RingConfigured) and inband.lend_kick(session, effect.index):
+            self._watch(None, session.rings[effect.index].kick)
         match effect:
+            case RingKicked(index):
+                # of a ring that does not run it is watched: it may be what the start waits for
+                inband.kick(session, index)
             case SetFeatures(features):
                 return await self._set_features(features)
             case MemoryChanged(removed, added):
@@ -194,6 +206,7 @@ class Backend:
                     self._check_ring(session, index)
             case RingDescriptorChanged(index, RingDescriptor.KICK, old):
                 self._left.discard(index)
+                inband.lend_kick(session, index)
                 self._watch(old, session.rings[index].kick)
                 self._check_ring(session, index)
                 await self._rebind(session, index)
@@ -352,7 +365,12 @@ class Backend:
             session.guest_ring(index),
             ring.base,
             ring.kick.fileno(),
-            self._calls.lend(index, ring.call, ours=index == self._owner.guest_cvq),
+            self._calls.lend(
+                index,
+                ring.call,
+                ours=index == self._owner.guest_cvq,
+                message=inband.call(session, index) if session.inband else None,
+            ),
         )
 
     def _device_failed(self, error: DeviceError) -> str:

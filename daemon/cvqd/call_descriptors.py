@@ -1,14 +1,18 @@
-"""What the device is given for the call descriptors that a front-end sent."""
+"""What the device is given for the call descriptors that a front-end sent, or did not send."""
 
 from __future__ import annotations
 
 import os
+from functools import partial
 from typing import TYPE_CHECKING
 
 from cvqd.host.bridge import CallBridge
+from cvqd.host.doorbell import ring
 from cvqd.wire.vhost_user import DescriptorKind
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from cvqd.events import EventLog
     from cvqd.wire.vhost_user import FileDescriptor
 
@@ -30,16 +34,29 @@ class CallDescriptors:
         """Pass calls on until cancelled."""
         await self._bridge.run()
 
-    def lend(self, index: int, call: FileDescriptor | None, *, ours: bool) -> int:
-        """Number for the device, -1 for none; ``ours`` is a ring that the daemon itself calls."""
+    def lend(
+        self,
+        index: int,
+        call: FileDescriptor | None,
+        *,
+        ours: bool,
+        message: Callable[[], bool] | None = None,
+    ) -> int:
+        """Number for the device, -1 for none; ``ours`` is a ring that the daemon itself calls.
+
+        Without a descriptor ``message`` passes a call on, False if it could not yet.
+        """
         if call is None:
-            return -1
+            return -1 if message is None else self._stand_in(index, message)
         # a front-end that never reads must not be able to make us wait
         os.set_blocking(call.fileno(), False)
         if call.kind is DescriptorKind.EVENTFD or ours:
             return call.fileno()
+        return self._stand_in(index, partial(_signal, call.fileno()))
+
+    def _stand_in(self, index: int, deliver: Callable[[], bool]) -> int:
         if index not in self._stand_ins:
-            self._stand_ins[index] = self._bridge.add(call.fileno())
+            self._stand_ins[index] = self._bridge.add(deliver)
             self._log.emit("ring.bridged", queue=index)
         return self._stand_ins[index]
 
@@ -56,3 +73,8 @@ class CallDescriptors:
         """Close everything that stood in."""
         for index in self.bridged:
             self.close(self.detach(index))
+
+
+def _signal(fd: int) -> bool:
+    ring(fd)
+    return True

@@ -208,7 +208,7 @@ _ALL: Final = (
         "tracked state was put back into the device",
         ("commands", "digest", "elapsed_us"),
     ),
-    Event("ring.bridged", "info", "a call descriptor is no eventfd; cvqd passes its signals on", ("queue",)),
+    Event("ring.bridged", "info", "a ring's calls are no eventfd; cvqd passes its signals on", ("queue",)),
     Event(
         "simulator.access.refused",
         "warning",

@@ -68,7 +68,7 @@ async def run(config: Config, *, file: str, socket_path: str | None, fd: int | N
     async with open_device(config.device, log) as device, trio.open_nursery() as nursery:
         journal = Journal(log)
         owner = await take(device, limits(config), log, journal)
-        backend = Backend(owner, log, nursery)
+        backend = Backend(owner, log, nursery, offers_inband=config.frontend.inband)
         with ExitStack() as stack:
             if fd is not None:
                 listener = Listener.from_descriptor(fd)

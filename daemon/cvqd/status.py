@@ -52,7 +52,7 @@ class DeviceStatus(TypedDict):
 
 
 class FrontendStatus(TypedDict):
-    """``features`` as the guest took them; ``bridged`` are queues whose call descriptor is no eventfd."""
+    """``features`` as the guest took them; ``bridged`` are queues whose calls are no eventfd."""
 
     connected: bool
     features: list[str]

@@ -263,7 +263,7 @@ def test_what_a_protocol_feature_gates_needs_that_feature(
 # requests that are not served
 
 
-@pytest.mark.parametrize("request_", [R.SEND_RARP, R.SET_LOG_BASE, R.POSTCOPY_LISTEN, R.VRING_KICK, 99])
+@pytest.mark.parametrize("request_", [R.SEND_RARP, R.SET_LOG_BASE, R.POSTCOPY_LISTEN, R.SET_VRING_ENDIAN, 99])
 def test_an_unserved_request_is_skipped_and_fails_if_it_asks(request_: int):
     session, fd = negotiated(), FakeFd()
     assert say(session, message(request_, bytes(16), fd)) is None

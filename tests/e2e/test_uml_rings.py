@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -13,9 +13,6 @@ from cvqd.simulator.spec import default_features
 from cvqd.testing.daemon import DaemonProcess, simulator_config
 from cvqd.testing.uml import UmlGuest
 from cvqd.wire.virtio import Feature, feature_names, mask_of
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
 
 pytestmark = pytest.mark.guest
 
@@ -57,7 +54,8 @@ async def drive(daemon: DaemonProcess, guest: UmlGuest) -> None:
     assert await frames(guest, OWN, NEW) == {OWN: "lost", NEW: "back"}
     # 256 descriptors, four to a command: the control ring turns over
     await guest.check(
-        "for i in $(seq 1 15); do ip link set eth0 promisc on; ip link set eth0 promisc off; done", deadline=30
+        "for i in $(seq 1 15); do ip link set eth0 promisc on; ip link set eth0 promisc off; done",
+        deadline=30,
     )
     for _ in range(5):
         assert await frames(guest, *[NEW] * 60) == {NEW: "back"}
@@ -88,3 +86,12 @@ async def test_a_linux_guest_is_served_in_the_format_it_is_offered(tmp_path: Pat
         assert set(feature_names(RINGS)) & set(daemon.named("device.started")[-1]["features"]) == set(
             feature_names(rings)
         ), "what the guest declined is not acknowledged on the device"
+
+
+async def test_a_linux_guest_whose_kicks_and_calls_are_messages(tmp_path: Path) -> None:
+    async with (
+        DaemonProcess.start(tmp_path, offering(tmp_path, RINGS, inband=True)) as daemon,
+        UmlGuest.boot([Path(daemon.socket)]) as guest,
+    ):
+        await drive(daemon, guest)
+        assert (await daemon.status())["frontend"]["bridged"] == list(range(9))

@@ -82,6 +82,11 @@ class Session:
         return self._state.agreed.has(ProtocolFeature.STATUS)
 
     @property
+    def inband(self) -> bool:
+        """Kicks and calls of rings without descriptors are messages."""
+        return self._state.agreed.has(ProtocolFeature.INBAND_NOTIFICATIONS)
+
+    @property
     def memory(self) -> tuple[MemoryRegion, ...]:
         """Regions in the front-end's order."""
         return self._state.memory.regions

@@ -69,6 +69,13 @@ class RingDescriptorChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class RingKicked:
+    """VRING_KICK: the guest has put something into ring ``index``.  Result None."""
+
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
 class RingEnabled:
     """SET_VRING_ENABLE changed ``session.rings[index].enabled``.  Result None."""
 
@@ -135,6 +142,7 @@ Effect = (
     | MemoryChanged
     | RingConfigured
     | RingDescriptorChanged
+    | RingKicked
     | RingEnabled
     | RingStopped
     | ReadConfig

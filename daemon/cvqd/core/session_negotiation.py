@@ -41,6 +41,11 @@ class Negotiation:
         if unknown := word & ~self._offer.protocol_features:
             names = ", ".join(protocol_feature_names(unknown))
             raise FrontendError(FrontRequest.SET_PROTOCOL_FEATURES.name, f"not offered: {names}")
+        needed = ProtocolFeature.REPLY_ACK.mask | ProtocolFeature.BACKEND_REQ.mask
+        if word & ProtocolFeature.INBAND_NOTIFICATIONS.mask and needed & ~word:
+            names = ", ".join(protocol_feature_names(needed & ~word))
+            reason = f"INBAND_NOTIFICATIONS needs {names}"
+            raise FrontendError(FrontRequest.SET_PROTOCOL_FEATURES.name, reason)
         self.protocol_features = word
 
     def set_status(self, value: int) -> SetStatus:

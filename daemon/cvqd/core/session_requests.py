@@ -20,6 +20,7 @@ from cvqd.core.session_effects import (
     Result,
     RingDescriptor,
     RingDescriptorChanged,
+    RingKicked,
     RingStopped,
     SetMtu,
     WriteConfig,
@@ -143,7 +144,14 @@ def _set_vring_descriptor(
 ) -> RingDescriptorChanged:
     target = payloads.decode_vring_descriptor(message.name, message.payload)
     which = _RING_DESCRIPTORS[FrontRequest(message.request)]
-    return state.rings.set_descriptor(message.name, which, target, unclaimed)
+    inband = state.agreed.has(ProtocolFeature.INBAND_NOTIFICATIONS)
+    return state.rings.set_descriptor(message.name, which, target, unclaimed, inband=inband)
+
+
+def _vring_kick(state: SessionState, message: Message, _unclaimed: Unclaimed) -> RingKicked:
+    index = payloads.decode_vring_state(message.name, message.payload).index
+    state.rings.ring(message.name, index)
+    return RingKicked(index)
 
 
 def _set_vring_enable(state: SessionState, message: Message, _unclaimed: Unclaimed) -> Effect | None:
@@ -216,6 +224,7 @@ HANDLERS: Final[dict[FrontRequest, Handler]] = {
     FrontRequest.GET_QUEUE_NUM: _nothing,
     FrontRequest.SET_VRING_ENABLE: _set_vring_enable,
     FrontRequest.NET_SET_MTU: _net_set_mtu,
+    FrontRequest.VRING_KICK: _vring_kick,
     FrontRequest.SET_BACKEND_REQ_FD: _set_backend_req_fd,
     FrontRequest.GET_CONFIG: _get_config,
     FrontRequest.SET_CONFIG: _set_config,

@@ -107,13 +107,18 @@ class SessionRings:
         which: RingDescriptor,
         target: VringDescriptor,
         unclaimed: list[FileDescriptor],
+        *,
+        inband: bool = False,
     ) -> RingDescriptorChanged:
-        """SET_VRING_KICK, _CALL and _ERR; the descriptor is taken from ``unclaimed``."""
+        """SET_VRING_KICK, _CALL and _ERR; the descriptor is taken from ``unclaimed``.
+
+        No kick descriptor means that the ring is to be polled, or with ``inband`` that messages come.
+        """
         ring = self.ring(name, target.index)
         if len(unclaimed) != target.present:
             raise FrontendError(name, f"{len(unclaimed)} descriptors, the payload says {int(target.present)}")
         new = unclaimed[0] if unclaimed else None
-        if new is None and which is RingDescriptor.KICK:
+        if new is None and which is RingDescriptor.KICK and not inband:
             raise FrontendError(name, f"ring {target.index} would have to be polled, which is not served")
         if new is not None and new.kind not in _KINDS[which]:
             kinds = " or ".join(sorted(kind.value for kind in _KINDS[which]))

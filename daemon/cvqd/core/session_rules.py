@@ -38,6 +38,7 @@ _MQ = ProtocolFeature.MQ
 _CHANNEL = ProtocolFeature.BACKEND_REQ
 _CONFIG = ProtocolFeature.CONFIG
 _MTU = ProtocolFeature.MTU
+_INBAND = ProtocolFeature.INBAND_NOTIFICATIONS
 _RESET = ProtocolFeature.RESET_DEVICE
 _SLOTS = ProtocolFeature.CONFIGURE_MEM_SLOTS
 _STATUS = ProtocolFeature.STATUS
@@ -59,6 +60,7 @@ RULES: Final[dict[FrontRequest, Rule]] = {
     FrontRequest.SET_PROTOCOL_FEATURES: Rule(),
     FrontRequest.GET_QUEUE_NUM: Rule(needs=_MQ, answers=True),
     FrontRequest.SET_VRING_ENABLE: Rule(),
+    FrontRequest.VRING_KICK: Rule(needs=_INBAND),
     FrontRequest.NET_SET_MTU: Rule(needs=_MTU, refusal=OnRefusal.IGNORE),
     FrontRequest.SET_BACKEND_REQ_FD: Rule(1, 1, needs=_CHANNEL),
     FrontRequest.GET_CONFIG: Rule(needs=_CONFIG, answers=True, refusal=OnRefusal.IGNORE),

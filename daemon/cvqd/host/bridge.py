@@ -1,31 +1,39 @@
-"""Call descriptors that are no eventfds: an eventfd of ours for the device, and a task that passes it on.
+"""Calls that are no eventfds: an eventfd of ours for the device, and a task that passes its signals on.
 
-User Mode Linux listens for interrupts on pipes and sockets, a vDPA device
-signals eventfds only.  This is the one place where the data path meets
-Python, and ``status`` says for which queues.
+User Mode Linux listens for interrupts on pipes and sockets, or for messages on
+the back-end channel; a vDPA device signals eventfds only.  This is the one
+place where the data path meets Python, and ``status`` says for which queues.
 """
 
 from __future__ import annotations
 
-from typing import Self
+from typing import TYPE_CHECKING, Final, Self
 
-from cvqd.host.doorbell import Doorbell, DoorbellSet, ring
+import trio
+
+from cvqd.host.doorbell import Doorbell, DoorbellSet
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+#: seconds until a signal for which there was no room is tried again
+_AGAIN: Final = 0.001
 
 
 class CallBridge:
-    """Passes the signals of any number of eventfds on to borrowed descriptors."""
+    """Passes the signals of any number of eventfds on."""
 
     def __init__(self) -> None:
         self._bells = DoorbellSet()
-        self._routes: dict[int, tuple[Doorbell, int]] = {}
+        self._routes: dict[int, tuple[Doorbell, Callable[[], bool]]] = {}
 
     def __len__(self) -> int:
         return len(self._routes)
 
-    def add(self, target: int) -> int:
-        """Eventfd to give the device in place of ``target``."""
+    def add(self, deliver: Callable[[], bool]) -> int:
+        """Eventfd to give the device; ``deliver`` passes a signal on, False if it could not yet."""
         bell = Doorbell()
-        self._routes[bell.fileno()] = (bell, target)
+        self._routes[bell.fileno()] = (bell, deliver)
         self._bells.add(bell.fileno())
         return bell.fileno()
 
@@ -37,11 +45,14 @@ class CallBridge:
 
     async def run(self) -> None:
         """Pass signals on until cancelled."""
+        waiting: set[int] = set()
         while True:
-            for source in await self._bells.wait():
-                route = self._routes.get(source)
-                if route is not None:
-                    ring(route[1])
+            rung = await self._bells.wait(trio.current_time() + _AGAIN if waiting else None)
+            waiting = {source for source in waiting.union(rung) if not self._pass_on(source)}
+
+    def _pass_on(self, source: int) -> bool:
+        route = self._routes.get(source)
+        return route is None or route[1]()
 
     def close(self) -> None:
         """Close every eventfd."""

@@ -234,6 +234,10 @@ class FrontEnd:
         """Call descriptor; None says that the guest polls."""
         await self._ring_descriptor(FrontRequest.SET_VRING_CALL, index, fd)
 
+    async def vring_kick(self, index: int) -> None:
+        """A kick in-band."""
+        await self._state(FrontRequest.VRING_KICK, index, 0)
+
     async def set_vring_err(self, index: int, fd: int | None) -> None:
         """Error descriptor."""
         await self._ring_descriptor(FrontRequest.SET_VRING_ERR, index, fd)
@@ -288,14 +292,30 @@ class FrontEnd:
 
     async def backend_request(self) -> BackRequest:
         """Next request on the channel, which must be one without a payload that wants no reply."""
+        number, payload = await self._backend_message()
+        if payload:
+            raise FrontEndError(f"back-end request {number} with {len(payload)} bytes")
+        return BackRequest(number)
+
+    async def backend_call(self) -> int:
+        """Next request on the channel, which must be VRING_CALL; the ring's index."""
+        number, payload = await self._backend_message()
+        if number != BackRequest.VRING_CALL:
+            raise FrontEndError(f"back-end request {number} where a call was due")
+        return payloads.decode_vring_state("VRING_CALL", payload).index
+
+    async def _backend_message(self) -> tuple[int, bytes]:
+        number, flags, size = HEADER.unpack(await self._read_channel(HEADER.size))
+        if flags != 1:
+            raise FrontEndError(f"back-end request {number} with flags {flags:#x}")
+        return number, await self._read_channel(size)
+
+    async def _read_channel(self, size: int) -> bytes:
         assert self._channel is not None, "open_channel comes first"
         data = b""
-        while len(data) < HEADER.size:
-            part = await self._channel.receive_some(HEADER.size - len(data))
+        while len(data) < size:
+            part = await self._channel.receive_some(size - len(data))
             if not part:
                 raise FrontEndError("the back-end closed its channel")
             data += part
-        number, flags, size = HEADER.unpack(data)
-        if (flags, size) != (1, 0):
-            raise FrontEndError(f"back-end request {number} with flags {flags:#x} and {size} bytes")
-        return BackRequest(number)
+        return data

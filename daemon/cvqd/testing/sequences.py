@@ -177,6 +177,23 @@ def uml_stop(setup: GuestSetup) -> Sequence:
     yield Step(FrontRequest.GET_FEATURES)
 
 
+def inband_connect(setup: GuestSetup) -> Sequence:
+    """virtio_uml where messages are offered: it takes them, and so it must have a channel."""
+    yield Step(FrontRequest.SET_OWNER)
+    yield Step(FrontRequest.GET_FEATURES)
+    yield from _negotiate(_UML | ProtocolFeature.INBAND_NOTIFICATIONS.mask, need_reply=True)
+    if setup.channel is not None:
+        yield Step(FrontRequest.SET_BACKEND_REQ_FD, b"", (setup.channel,), need_reply=True)
+
+
+def inband_start(setup: GuestSetup) -> Sequence:
+    """As ``uml_start`` without a word about kicks and calls."""
+    said = uml_start(setup)
+    for step in said:
+        if step.request not in (FrontRequest.SET_VRING_CALL, FrontRequest.SET_VRING_KICK):
+            yield step
+
+
 def qemu_connect(setup: GuestSetup) -> Sequence:
     """The generic device: SET_OWNER is not first, call descriptors come before any ring exists."""
     yield Step(FrontRequest.GET_FEATURES)
@@ -307,6 +324,9 @@ def libkrun_start(setup: GuestSetup) -> Sequence:
         yield _ring_fd(FrontRequest.SET_VRING_CALL, ring.index, setup.rings[0].call)
         yield _state(FrontRequest.SET_VRING_ENABLE, ring.index, 1)
 
+
+#: for a back-end that offers in-band notifications
+INBAND: Final = Order(inband_connect, inband_start, uml_stop)
 
 ORDERS: Final[dict[str, Order]] = {
     "uml": Order(uml_connect, uml_start, uml_stop),
