@@ -146,9 +146,7 @@ class PackedDeviceRing:
             if len(found) > 1:
                 # virtio 1.3 §2.8.17: an indirect descriptor stands alone
                 raise GuestError("chain.indirect", "an indirect descriptor in a chain")
-            for entry_address, entry_length, _, entry_flags in indirect_table(
-                memory, address, length, self._ring.num
-            ):
+            for entry_address, entry_length, _, entry_flags in indirect_table(memory, address, length):
                 if entry_flags & DESC_INDIRECT:
                     raise GuestError("chain.indirect", "a table in a table")
                 # of the other flags only WRITE means something here, virtio 1.3 §2.8.7

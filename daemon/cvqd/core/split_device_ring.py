@@ -97,14 +97,14 @@ class SplitDeviceRing:
     def _walk(self, chain: Chain) -> None:
         ring, memory = self._ring, self._memory
         index = chain.head
-        for count in range(ring.num):
+        for _ in range(ring.num):
             address, length, flags, following = ring.descriptor(index)
             if flags & DESC_INDIRECT:
                 if not self._indirect:
                     raise GuestError("chain.indirect", "INDIRECT_DESC was not negotiated")
                 if flags & DESC_NEXT:
                     raise GuestError("chain.indirect", f"descriptor {index} is INDIRECT and has a NEXT")
-                self._walk_table(chain, indirect_table(memory, address, length, ring.num - count))
+                self._walk_table(chain, indirect_table(memory, address, length))
                 return
             chain.add(memory, address, length, flags)
             if not flags & DESC_NEXT:
