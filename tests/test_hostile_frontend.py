@@ -476,7 +476,7 @@ async def test_a_request_whose_feature_was_not_negotiated_ends_the_connection(
 # answered, not ended
 
 
-@pytest.mark.parametrize("number", [0, 45, 999, 2**32 - 1, R.SET_LOG_BASE, R.SEND_RARP, R.VRING_KICK])
+@pytest.mark.parametrize("number", [0, 45, 999, 2**32 - 1, R.SET_LOG_BASE, R.SEND_RARP, R.SET_VRING_ENDIAN])
 @pytest.mark.parametrize("size", [0, 8, MAX_PAYLOAD])
 async def test_an_unknown_request_is_skipped_and_answered_only_if_it_asks(
     rig: Rig, number: int, size: int

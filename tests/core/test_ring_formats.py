@@ -16,6 +16,7 @@ from cvqd.core.ring_error import RingError
 from cvqd.errors import GuestError
 from cvqd.testing.played_ring import PlayedRing, Table
 from cvqd.wire.packed_ring import (
+    EVENT_DESCRIPTOR,
     EVENT_DISABLE,
     INITIAL_BASE,
     PackedBase,
@@ -421,6 +422,23 @@ def test_a_driver_that_wants_no_calls_is_not_called(*, packed: bool) -> None:
     both.device.push(chain, 0)
     both.device.publish()
     assert not both.device.call_wanted()
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["split", "packed"])
+def test_a_driver_may_ask_to_be_called_some_buffers_ahead(*, packed: bool) -> None:
+    both = Both(RingFormat(packed=packed, event_index=True), 4)
+    for _ in range(4):
+        both.driver.add([(both.put(b"x"), 1, 0)])
+    if isinstance(both.ring, SplitRing):
+        both.ring.used_event = 2
+    else:
+        both.ring.driver_event = (2 | 0x8000, EVENT_DESCRIPTOR)
+    called = []
+    for _ in range(4):
+        both.device.push(both.pop(), 0)
+        both.device.publish()
+        called.append(both.device.call_wanted())
+    assert called == [False, False, True, False]
 
 
 @pytest.mark.parametrize("packed", [False, True], ids=["split", "packed"])

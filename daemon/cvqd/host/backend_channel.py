@@ -21,31 +21,26 @@ def send_config_change(channel: FileDescriptor) -> bool:
     """Tell the front-end to read the configuration again; False if it could not be told.
 
     The channel may be a socket or, from ``virtio_uml``, the writing end of a pipe, hence ``write``.
-<<<<<<< HEAD
-    Never blocks: a full channel (or one that cannot be written) is reported and the caller may try again.
-    No reply is asked for.  Twelve bytes are written whole or not at all (PIPE_BUF is 4096).
-=======
     Never blocks: a full channel (or a closed one) is reported and the caller may try again.
     No reply is asked for.  A message of this size is written whole or not at all (PIPE_BUF is 4096).
->>>>>>> d19a408 (In-band notifications behind frontend.inband: kicks and calls as messages)
     """
-    return _send(channel, _CONFIG_CHANGE)
+    try:
+        return _send(channel, _CONFIG_CHANGE)
+    except OSError:
+        return False
 
 
 def send_vring_call(channel: FileDescriptor, index: int) -> bool:
-    """Call the guest for a ring, as ``send_config_change`` in every respect."""
-    return _send(channel, _CALLS[index])
+    """Call the guest for a ring, likewise; False while the channel is full, True if nobody is there."""
+    try:
+        return _send(channel, _CALLS[index])
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
 
 
 def _send(channel: FileDescriptor, message: bytes) -> bool:
     fd = channel.fileno()
     os.set_blocking(fd, False)
-    try:
-<<<<<<< HEAD
-        return os.write(fd, _CONFIG_CHANGE) == len(_CONFIG_CHANGE)
-    except OSError:
-=======
-        return os.write(fd, message) == len(message)
-    except (BlockingIOError, BrokenPipeError, ConnectionResetError):
->>>>>>> d19a408 (In-band notifications behind frontend.inband: kicks and calls as messages)
-        return False
+    return os.write(fd, message) == len(message)
