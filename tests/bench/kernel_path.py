@@ -170,7 +170,7 @@ def main() -> int:
     # it builds a kernel's modules; nothing inside needs it
     from kernel.virtual_machine import boot  # noqa: PLC0415
 
-    with boot(kernel_words="idle=poll") as machine:
+    with boot() as machine:
         added = machine.run(["sh", "-c", _ADD])
         if added.code:
             raise RuntimeError(added.stderr)
