@@ -25,6 +25,8 @@ _MACHINE = {
     "patch": "patch",
     "xz": "xz-utils",
     "zstd": "zstd",
+    "busybox": "busybox-static",
+    "ethtool": "ethtool",
 }
 
 

@@ -387,6 +387,42 @@ def test_regions_come_and_go_one_by_one():
     assert [found.guest_address for found in session.memory] == [0x9000_0000]
 
 
+def taken(session: Session, said: Message) -> effects.MemoryChanged:
+    """Say it; what it changed."""
+    effect = session.receive(said)
+    assert isinstance(effect, effects.MemoryChanged)
+    session.reply(said)
+    return effect
+
+
+def test_a_region_that_was_added_twice_is_there_until_it_was_removed_twice():
+    session = negotiated()
+    first, again, other = FakeFd(FILE, 5000), FakeFd(FILE, 5000), FakeFd(FILE)
+    nothing = effects.MemoryChanged((), ())
+    taken(session, message(R.ADD_MEM_REG, region().encode_single(), first))
+    assert taken(session, message(R.ADD_MEM_REG, region().encode_single(), again)) == nothing
+    assert again.closed
+    assert not first.closed
+    assert len(session.memory) == 1
+    with pytest.raises(FrontendError, match="overlap"):
+        session.receive(message(R.ADD_MEM_REG, region().encode_single(), other))
+    assert taken(session, message(R.REM_MEM_REG, region().encode_single())) == nothing
+    assert not first.closed
+    removed = taken(session, message(R.REM_MEM_REG, region().encode_single()))
+    assert [found.descriptor for found in removed.removed] == [first]
+    assert first.closed
+    with pytest.raises(FrontendError, match="there is no such region"):
+        session.receive(message(R.REM_MEM_REG, region().encode_single()))
+
+
+def test_a_new_table_forgets_how_often_a_region_was_added():
+    session = negotiated()
+    for _ in range(3):
+        taken(session, message(R.ADD_MEM_REG, region().encode_single(), FakeFd(FILE, 5000)))
+    taken(session, message(R.SET_MEM_TABLE, payloads.encode_memory_table((region(),)), FakeFd(FILE, 5000)))
+    assert len(taken(session, message(R.REM_MEM_REG, region().encode_single())).removed) == 1
+
+
 def test_a_region_that_is_not_there_cannot_be_removed_nor_a_33rd_added():
     session = negotiated()
     with pytest.raises(FrontendError, match="REM_MEM_REG: there is no such region"):

@@ -54,17 +54,26 @@ _STOCK = (
     "drivers/vhost/vhost",
     "drivers/vhost/vhost_vdpa",
 )
+# for a machine that is itself the guest: kept beside the image, in the order in which they can be loaded
+_FOR_A_GUEST = (
+    "net/sched/sch_mqprio_lib",
+    "net/sched/sch_mqprio",
+    "net/core/failover",
+    "drivers/net/net_failover",
+    "drivers/net/virtio_net",
+)
 
 
 _SCRATCH = "kernel-build-"
 
 
 class KernelImage(NamedTuple):
-    """Two files for QEMU, and the kernel's release."""
+    """Two files for QEMU, the kernel's release, the modules of a guest's network card in loading order."""
 
     kernel: Path
     initramfs: Path
     release: str
+    guest_modules: tuple[Path, ...]
 
 
 class _Packages(NamedTuple):
@@ -95,7 +104,8 @@ def kernel_image() -> KernelImage:
     with _locked(_cache() / "kernel.lock"):
         if not folder.exists():
             _build(packages, folder)
-    return KernelImage(folder / "vmlinux", folder / "initramfs", packages.release)
+    modules = tuple(folder / f"{Path(name).name}.ko" for name in _FOR_A_GUEST)
+    return KernelImage(folder / "vmlinux", folder / "initramfs", packages.release, modules)
 
 
 def _cache() -> Path:
@@ -141,6 +151,8 @@ def _build(packages: _Packages, folder: Path) -> None:
         result.mkdir()
         (result / "vmlinux").write_bytes(_vmlinux((root / f"boot/vmlinuz-{packages.release}").read_bytes()))
         (result / "initramfs").write_bytes(_initramfs(modules, built, _build_init(scratch)))
+        for name in _FOR_A_GUEST:
+            (result / f"{Path(name).name}.ko").write_bytes(_module(modules, name))
         result.rename(folder)
         _forget_old(folder.parent)
     finally:
@@ -225,12 +237,16 @@ def _vmlinux(image: bytes) -> bytes:
 def _initramfs(modules: Path, built: Path, init: bytes) -> bytes:
     files = {"init": init}
     for name in _STOCK:
-        files[f"{Path(name).name}.ko"] = lzma.decompress((modules / f"{name}.ko.xz").read_bytes())
+        files[f"{Path(name).name}.ko"] = _module(modules, name)
     # vp_vdpa serves QEMU's network card where a test asks for it; loaded, it claims nothing by itself
     for name in _BUILT:
         files[f"{name}.ko"] = (built / f"{name}.ko").read_bytes()
     files["modules"] = "".join(f"{name}\n" for name in files if name.endswith(".ko")).encode()
     return _cpio(files)
+
+
+def _module(modules: Path, name: str) -> bytes:
+    return lzma.decompress((modules / f"{name}.ko.xz").read_bytes())
 
 
 def _cpio(files: dict[str, bytes]) -> bytes:
