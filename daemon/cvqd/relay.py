@@ -180,7 +180,8 @@ class Relay:
 
     def _send(self, pending: Pending, command: Command) -> bool:
         """Judge one command and send it on its way; False if it has to wait for others."""
-        if self._tables.busy or (self._policy.waits(command) and self._shadow.in_flight):
+        table = isinstance(command, MacTableSet)
+        if self._tables.busy or ((table or self._policy.waits(command)) and self._shadow.in_flight):
             return False
         try:
             route = self._policy.judge(command, self._ledger.state)
@@ -199,6 +200,8 @@ class Relay:
             answer = min(answer, pending.chain.writable_length)
             data = self._policy.for_device(command, data)
         self._submit(pending.id, pending, data, answer)
+        if table:
+            self._tables.sent(pending)
         self._ledger.submitted(pending.id, command)
         self._journal.forwarded(pending)
         return True

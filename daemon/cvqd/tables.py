@@ -25,16 +25,20 @@ class Tables:
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
-        #: commands whose second half is with the device
+        #: tables that are with the device, or the command that follows them
         self._open: set[int] = set()
 
     @property
     def busy(self) -> bool:
-        """Whether a second command is with the device; what it does may not be overtaken."""
+        """Whether a table is not settled: a command behind it would overtake the one that may follow."""
         return bool(self._open)
 
+    def sent(self, pending: Pending) -> None:
+        """Note that the device has a table, and nothing else that is unanswered."""
+        self._open.add(pending.id)
+
     def abandon(self, pending: Pending) -> None:
-        """Stop waiting for a second command; its answer may still come."""
+        """Stop waiting; an answer may still come."""
         self._open.discard(pending.id)
 
     def settle(
@@ -44,8 +48,8 @@ class Tables:
 
         Without ``may_widen`` a refusal is the guest's to deal with.
         """
+        self._open.discard(pending.id)
         if pending.widens is not None:
-            self._open.discard(pending.id)
             if ack == OK:
                 self._ledger.amended(pending.id, TableKept(table, pending.widens))
             # tables that fit were taken, even where the mode stays as wide as it was
