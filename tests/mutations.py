@@ -49,7 +49,9 @@ from cvqd.wire.net_control import (
     VlanDel,
     VqPairsSet,
 )
-from cvqd.wire.split_ring import DESC_INDIRECT, DESC_NEXT, DESC_WRITE, DESCRIPTOR, SplitRing, ring_sizes
+from cvqd.wire.packed_ring import PackedBase, PackedRing, available_flags, used_flags
+from cvqd.wire.ring_format import AnyRing, RingFormat
+from cvqd.wire.split_ring import DESC_INDIRECT, DESC_NEXT, DESC_WRITE, DESCRIPTOR, SplitRing
 from cvqd.wire.vhost_vdpa import Access
 from cvqd.wire.virtio import Feature
 from ring_memory import no_fence
@@ -67,6 +69,8 @@ SHADOW_IOVA: Final = 0xFFFF_0000_0000
 LOW, HIGH, READ_ONLY = 0x1_0000, 0x1_8000, 0x9_0000
 SIZE: Final = 0x8000
 BUFFERS: Final = 0x1_4000
+#: between the ring and the buffers
+TABLES: Final = 0x1_3000
 
 SPEC: Final = SimulatorSpec(max_queue_pairs=4)
 FEATURES: Final = SPEC.offered_features & ~Feature.ACCESS_PLATFORM.mask
@@ -114,6 +118,14 @@ TEMPLATES: Final = [
     )
 ]
 ANNOUNCE: Final = AnnounceAck().encode()
+#: split and packed, with and without their additions
+FORMATS: Final = (
+    RingFormat(),
+    RingFormat(indirect=True),
+    RingFormat(indirect=True, event_index=True),
+    RingFormat(packed=True),
+    RingFormat(packed=True, indirect=True, event_index=True),
+)
 #: lengths and addresses at which mistakes live
 EDGES: Final = (0, 1, 2, 0x7FFF_FFFF, 0xFFFF_FFFF)
 ADDRESSES: Final = (
@@ -148,8 +160,10 @@ class Silent:
 class RecordingQueue(GuestQueue):
     """Remembers what it popped and what was given back."""
 
-    def __init__(self, ring: SplitRing, memory: AddressSpace) -> None:
-        super().__init__(ring, memory, no_fence)
+    def __init__(self, ring: AnyRing, memory: AddressSpace, ring_format: RingFormat) -> None:
+        super().__init__(
+            ring, memory, no_fence, indirect=ring_format.indirect, event_index=ring_format.event_index
+        )
         self._live = ring
         self.popped: list[int] = []
         self.pushed: list[int] = []
@@ -165,14 +179,21 @@ class RecordingQueue(GuestQueue):
         assert 0 <= written <= min(chain.writable_length, MAX_ANSWER)
         super().push(chain, written)
         # at once: the guest may have named the ring itself as the place for a later answer
-        assert self._live.used_element(self._ring._next_used - 1) == (chain.head, written)
+        if isinstance(self._live, SplitRing):
+            assert self._live.used_element(self._ring._next_used - 1) == (chain.head, written)
 
 
 class Device:
     """Obeys the shadow queue, or in a block with ``faults`` sometimes does not."""
 
     def __init__(
-        self, roll: random.Random, memory: memoryview, layout: ShadowLayout, *, faults: bool
+        self,
+        roll: random.Random,
+        memory: memoryview,
+        layout: ShadowLayout,
+        ring_format: RingFormat,
+        *,
+        faults: bool,
     ) -> None:
         self.control = Control(SPEC)
         self.control.negotiated(SPEC.offered_features)
@@ -182,9 +203,13 @@ class Device:
         space = AddressSpace()
         space.add(SHADOW_IOVA, memory[: layout.readable], Access.READ)
         space.add(SHADOW_IOVA + layout.readable, memory[layout.readable :], Access.READ_WRITE)
-        addresses, sizes = layout.addresses(SHADOW_IOVA), ring_sizes(layout.num)
+        addresses = layout.addresses(SHADOW_IOVA, packed=ring_format.packed)
+        sizes = ring_format.sizes(layout.num)
         parts = (space.contiguous(at, size, Access.READ) for at, size in zip(addresses, sizes, strict=True))
-        self._queue = GuestQueue(SplitRing(layout.num, *parts), space, no_fence)
+        self._queue = GuestQueue(
+            ring_format.open(layout.num, parts), space, no_fence, event_index=ring_format.event_index
+        )
+        self._packed = ring_format.packed
         self._late: list[tuple[Chain, bytes]] = []
 
     def turn(self) -> None:
@@ -210,7 +235,9 @@ class Device:
                 queue.push(chain, 0)
             elif fault < 0.05:
                 self._give(chain, answer)
-                queue.push(chain, 1)
+                if not self._packed:
+                    # nobody can follow a packed ring in which an id comes twice
+                    queue.push(chain, 1)
             else:
                 self._give(chain, answer)
         queue.publish()
@@ -241,17 +268,19 @@ class World:
     def start(self) -> None:
         """A ring that begins anew, and a daemon and a device that were reset."""
         self.num = 1 << self.roll.randrange(7)
-        sizes = ring_sizes(self.num)
+        self.format = self.roll.choice(FORMATS)
+        sizes = self.format.sizes(self.num)
         starts = (0, 0x1000, 0x2000)
         self._bytes[:0x3000] = bytes(0x3000)
         parts = [self._bytes[start : start + size] for start, size in zip(starts, sizes, strict=True)]
-        self.ring = SplitRing(self.num, *parts)
-        self.queue = RecordingQueue(self.ring, self._memory)
+        self.ring = self.format.open(self.num, parts)
+        self.queue = RecordingQueue(self.ring, self._memory, self.format)
+        self._position, self._wrap, self._room = 0, True, self.num
         self._available = 0
         self._used = 0
         self.ledger = Ledger(TrackedState.after_reset(SPEC.mac, FEATURES))
-        shadow = ShadowQueue(self._layout, self._shadow_memory, SHADOW_IOVA, no_fence)
-        self.device = Device(self.roll, self._shadow_memory, self._layout, faults=self._faults)
+        shadow = ShadowQueue(self._layout, self._shadow_memory, SHADOW_IOVA, no_fence, self.format)
+        self.device = Device(self.roll, self._shadow_memory, self._layout, self.format, faults=self._faults)
         self.kicked = False
         self.relay = Relay(
             guest=self.queue,
@@ -288,6 +317,11 @@ class World:
 
     def _describe(self, chain: list[tuple[int, int, int]]) -> None:
         roll, num = self.roll, self.num
+        if self.format.indirect and roll.random() < 0.5:
+            chain = [(*self._tabulate(chain), DESC_INDIRECT)]
+        if isinstance(self.ring, PackedRing):
+            self._describe_packed(self.ring, chain)
+            return
         first = roll.randrange(num)
         slots = [(first + place) % num for place in range(len(chain))]
         entries = [
@@ -301,7 +335,46 @@ class World:
             DESCRIPTOR.pack_into(self._bytes, 16 * slot, at & 2**64 - 1, length & 2**32 - 1, flags, following)
         self.publish(first)
 
+    def _tabulate(self, chain: list[tuple[int, int, int]]) -> tuple[int, int]:
+        """Address and bytes of an indirect table, each mostly right."""
+        roll, packed = self.roll, self.format.packed
+        entries = [
+            [at, length, flags | (0 if packed or place == len(chain) else DESC_NEXT), place]
+            for place, (at, length, flags) in enumerate(chain, 1)
+        ]
+        if roll.random() < 0.4:
+            roll.choice(_CHAIN)(roll, entries, len(entries))
+        address = TABLES + 64 * roll.randrange(0x30)
+        for place, (at, length, flags, following) in enumerate(entries):
+            last = (following, flags) if packed else (flags, following)
+            row = (at & 2**64 - 1, length & 2**32 - 1, *last)
+            DESCRIPTOR.pack_into(self._bytes, address - LOW + 16 * place, *row)
+        size = 16 * len(entries)
+        return address, size if roll.random() < 0.95 else roll.choice((*EDGES, 24, 16 * 257, 16 * 250))
+
+    def _describe_packed(self, ring: PackedRing, chain: list[tuple[int, int, int]]) -> None:
+        roll, num = self.roll, self.num
+        if len(chain) > self._room:
+            return
+        entries = [[at, length, flags | DESC_NEXT, roll.getrandbits(16)] for at, length, flags in chain]
+        entries[-1][2] &= ~DESC_NEXT
+        if roll.random() < 0.4:
+            roll.choice(_CHAIN)(roll, entries, num)
+        first = self._position
+        for place, (at, length, said, id_) in enumerate(entries):
+            ring.put_body(self._position, at & 2**64 - 1, length & 2**32 - 1, id_ & 0xFFFF)
+            flags = said & ~used_flags(wrap=True) | available_flags(wrap=self._wrap)
+            if place:
+                ring.put_flags(self._position, flags)
+            else:
+                first_flags = flags
+            self._position = (self._position + 1) % num
+            self._wrap ^= not self._position
+        self._room -= len(entries)
+        ring.put_flags(first, first_flags)
+
     def publish(self, head: int) -> None:
+        assert isinstance(self.ring, SplitRing)
         self.ring.put_available(self._available, head)
         self._available = (self._available + 1) & 0xFFFF
         self.ring.available_index = self._available
@@ -339,10 +412,21 @@ class World:
             self.outcomes["broken"] += 1
             self._compare()
             self.start()
+        elif self.format.packed:
+            # where the daemon looks next is the only place for what comes next
+            self._position, self._wrap, used, used_wrap = PackedBase.decode(self.queue.base)
+            assert (used, used_wrap) == (self._position, self._wrap), "nothing is left with the daemon"
+            self._room = self.num
 
     def _check_used(self) -> None:
         queue = self.queue
         assert queue.pushed == queue.popped, "each chain once, in order"
+        if self.format.packed:
+            self.outcomes["given back"] += len(queue.pushed)
+            self.outcomes["packed"] += len(queue.pushed)
+            queue.popped.clear()
+            queue.pushed.clear()
+            return
         assert queue._ring._next_used == (self._used + len(queue.pushed)) & 0xFFFF
         self.outcomes["given back"] += len(queue.pushed)
         self._used = queue._ring._next_used
@@ -485,19 +569,32 @@ _CHAIN: Final[list[Callable[[random.Random, Entries, int], None]]] = [
 
 
 def _bad_head(world: World) -> None:
+    if isinstance(world.ring, PackedRing):
+        for position in range(world.num):
+            world.ring.put_flags(position, DESC_NEXT | available_flags(wrap=world._wrap))
+        return
     world.publish(world.roll.choice((world.num, 0xFFFF, world.roll.getrandbits(16))))
 
 
 def _same_again(world: World) -> None:
+    if isinstance(world.ring, PackedRing):
+        world.ring.put_flags(world._position, available_flags(wrap=world._wrap))
+        return
     world.publish(world.roll.randrange(world.num))
 
 
 def _jump(world: World) -> None:
+    if isinstance(world.ring, PackedRing):
+        world.ring.put_flags(world.roll.randrange(world.num), world.roll.getrandbits(16))
+        return
     world.ring.available_index = world.roll.getrandbits(16)
 
 
 def _noise_everywhere(world: World) -> None:
     size = 0x1000 if world.roll.random() < 0.5 else 0x3000
+    if isinstance(world.ring, PackedRing):
+        world._bytes[:size] = world.roll.randbytes(size)
+        return
     used = world.ring.used_index
     world._bytes[:size] = world.roll.randbytes(size)
     # the daemon never reads it back, only this test does

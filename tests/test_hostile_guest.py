@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
+from cvqd.simulator.spec import SimulatorSpec, default_features
 from cvqd.testing.driver import Segment
 from cvqd.wire.net_control import ERR, MacAddrSet, MacTableSet, RxMode, RxModeSet, VlanAdd, VqPairsSet
 from cvqd.wire.split_ring import DESC_INDIRECT, DESC_NEXT, DESC_WRITE, Descriptor
-from cvqd.wire.virtio import Feature
+from cvqd.wire.virtio import Feature, mask_of
 from rig import BROADCAST, MAC_A, MAC_B, Guest, Rig, frame, settled
 
 if TYPE_CHECKING:
@@ -26,16 +27,36 @@ UNTOUCHED = 0xEE
 N, W, X = DESC_NEXT, DESC_WRITE, DESC_INDIRECT
 GOOD = MacAddrSet(MAC_A).encode()
 
+RINGS = mask_of(Feature.RING_PACKED, Feature.INDIRECT_DESC, Feature.EVENT_IDX)
+FORMATS = {
+    "split": 0,
+    "split-indirect": Feature.INDIRECT_DESC.mask,
+    "split-event-index": Feature.EVENT_IDX.mask,
+    "packed": Feature.RING_PACKED.mask,
+    "packed-indirect": mask_of(Feature.RING_PACKED, Feature.INDIRECT_DESC),
+    "packed-all": RINGS,
+}
+EVERYTHING = SimulatorSpec(max_queue_pairs=2, features=default_features(2) | RINGS)
+
 
 @pytest.fixture
 async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
-    async with Rig.opened(tmp_path) as rig:
+    async with Rig.opened(tmp_path, EVERYTHING) as rig:
         yield rig
 
 
 @pytest.fixture
 async def guest(rig: Rig) -> AsyncIterator[Guest]:
-    async with rig.guest(num=64, features=rig.features & ~Feature.INDIRECT_DESC.mask) as guest:
+    """One whose ring is a plain split one, for tests that reach into it."""
+    async with rig.guest(num=64, features=rig.features & ~RINGS) as guest:
+        await guest.start()
+        yield guest
+
+
+@pytest.fixture(params=FORMATS.values(), ids=list(FORMATS))
+async def any_guest(rig: Rig, request: pytest.FixtureRequest) -> AsyncIterator[Guest]:
+    """One with each ring format in turn."""
+    async with rig.guest(num=64, features=rig.features & ~RINGS | request.param) as guest:
         await guest.start()
         yield guest
 
@@ -153,23 +174,23 @@ COMMANDS = {
 
 @pytest.mark.parametrize(("command", "reason"), COMMANDS.values(), ids=list(COMMANDS))
 async def test_a_wrong_command_ends_in_err_and_never_reaches_the_device(
-    rig: Rig, guest: Guest, command: bytes, reason: str
+    rig: Rig, any_guest: Guest, command: bytes, reason: str
 ) -> None:
     before = rig.owner.state
-    address = guest.memory.allocate(len(command) + 1)
-    guest.memory.write(address, command + bytes((UNTOUCHED,)))
+    address = any_guest.memory.allocate(len(command) + 1)
+    any_guest.memory.write(address, command + bytes((UNTOUCHED,)))
     ack = address + len(command)
     readable = [Segment(address, len(command))] if command else []
-    guest.control.add([*readable, Segment(ack, 1, writable=True)])
-    guest.control.notify()
-    used = await guest.control.wait()
+    any_guest.control.add([*readable, Segment(ack, 1, writable=True)])
+    any_guest.control.notify()
+    used = await any_guest.control.wait()
     assert used.written == 1
-    assert guest.memory.view(ack, 1)[0] == ERR
+    assert any_guest.memory.view(ack, 1)[0] == ERR
     (refused,) = rig.log.of("cvq.command.refused")
     assert refused["reason"] == reason
     assert rig.device.statistics.cvq_requests == 0
     assert rig.owner.state == before
-    await guest.set_mac(MAC_B)
+    await any_guest.set_mac(MAC_B)
 
 
 async def test_a_command_that_was_not_negotiated_ends_in_err(rig: Rig) -> None:
@@ -180,49 +201,51 @@ async def test_a_command_that_was_not_negotiated_ends_in_err(rig: Rig) -> None:
         await guest.set_mac()
 
 
-async def test_the_largest_honest_table_is_taken(rig: Rig, guest: Guest) -> None:
+async def test_the_largest_honest_table_is_taken(rig: Rig, any_guest: Guest) -> None:
     entries = ((64 << 10) - 10) // 6
     table = MacTableSet(tuple(index.to_bytes(6, "big") for index in range(entries)), ())
     assert len(table.encode()) <= 64 << 10
-    assert await guest.command(table.encode()) == 0
+    assert await any_guest.command(table.encode()) == 0
     assert rig.owner.state.unicast == table.unicast
     assert rig.device.net.control.state.unicast == frozenset(table.unicast)
 
 
-async def test_a_command_in_single_bytes_is_a_command(rig: Rig, guest: Guest) -> None:
+async def test_a_command_in_single_bytes_is_a_command(rig: Rig, any_guest: Guest) -> None:
     """Layouts are the driver's choice (virtio 1.3 §2.7.4), in 63 descriptors as well as in three."""
     table = MacTableSet(tuple(bytes((2, 0, 0, 0, 0, index)) for index in range(8)), ()).encode()
     assert len(table) == 58
-    address = guest.memory.allocate(64)
-    guest.memory.write(address, table)
-    ack = guest.memory.allocate(1)
-    head = guest.control.add(
+    address = any_guest.memory.allocate(64)
+    any_guest.memory.write(address, table)
+    ack = any_guest.memory.allocate(1)
+    head = any_guest.control.add(
         [*(Segment(address + byte, 1) for byte in range(58)), Segment(ack, 1, writable=True)]
     )
-    guest.control.notify()
-    assert await guest.control.wait() == (head, 1)
+    any_guest.control.notify()
+    assert await any_guest.control.wait() == (head, 1)
     assert len(rig.owner.state.unicast) == 8
 
 
-async def test_only_the_first_writable_byte_is_written(rig: Rig, guest: Guest) -> None:
-    address = guest.memory.allocate(64)
-    guest.memory.write(address, GOOD + bytes((UNTOUCHED,)) * 56)
-    guest.control.add([Segment(address, 8), Segment(address + 8, 56, writable=True)])
-    guest.control.notify()
-    assert (await guest.control.wait()).written == 1
-    assert bytes(guest.memory.view(address + 8, 56)) == b"\0" + bytes((UNTOUCHED,)) * 55
+async def test_only_the_first_writable_byte_is_written(rig: Rig, any_guest: Guest) -> None:
+    address = any_guest.memory.allocate(64)
+    any_guest.memory.write(address, GOOD + bytes((UNTOUCHED,)) * 56)
+    any_guest.control.add([Segment(address, 8), Segment(address + 8, 56, writable=True)])
+    any_guest.control.notify()
+    assert (await any_guest.control.wait()).written == 1
+    assert bytes(any_guest.memory.view(address + 8, 56)) == b"\0" + bytes((UNTOUCHED,)) * 55
     assert rig.owner.state.mac == MAC_A
 
 
-async def test_bad_and_good_commands_of_one_batch_are_answered_in_their_order(rig: Rig, guest: Guest) -> None:
+async def test_bad_and_good_commands_of_one_batch_are_answered_in_their_order(
+    rig: Rig, any_guest: Guest
+) -> None:
     commands = [GOOD, VqPairsSet(9).encode(), VqPairsSet(2).encode(), b"\x07", MacAddrSet(MAC_B).encode()] * 4
-    heads = [guest.driver.post_command(command) for command in commands]
-    guest.control.notify()
+    heads = [any_guest.driver.post_command(command) for command in commands]
+    any_guest.control.notify()
     acks = []
     for head in heads:
-        used = await guest.control.wait()
+        used = await any_guest.control.wait()
         assert used.head == head
-        acks.append(guest.driver.take_ack(head))
+        acks.append(any_guest.driver.take_ack(head))
     assert acks == [0, ERR, 0, ERR, 0] * 4
     assert (rig.owner.state.mac, rig.owner.state.pairs) == (MAC_B, 2)
     assert rig.device.net.control.state.mac == MAC_B
@@ -307,13 +330,13 @@ async def test_a_full_ring_of_commands_is_answered(guest: Guest) -> None:
         assert guest.control.poll() is None
 
 
-async def test_strange_names_do_not_fill_the_counters(rig: Rig, guest: Guest) -> None:
+async def test_strange_names_do_not_fill_the_counters(rig: Rig, any_guest: Guest) -> None:
     for class_ in range(16, 32):
-        heads = [guest.driver.post_command(bytes((class_, command))) for command in range(16)]
-        guest.control.notify()
+        heads = [any_guest.driver.post_command(bytes((class_, command))) for command in range(16)]
+        any_guest.control.notify()
         for head in heads:
-            await guest.control.wait()
-            assert guest.driver.take_ack(head) == ERR
+            await any_guest.control.wait()
+            assert any_guest.driver.take_ack(head) == ERR
     answers = rig.status["counters"]["answers"]
     assert answers == {"unknown": {"refused": 256}}
 

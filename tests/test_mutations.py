@@ -48,5 +48,5 @@ def test_any_guest_is_answered_or_its_queue_is_left_alone() -> None:
     assert growth < 5000, f"{growth} blocks of memory more"
     assert open_descriptors() == descriptors
     # the mixture is worth something only if every end is reached, and often
-    for end in ("ok", "refused", "malformed", "broken", "expired", "err", "late", "given back"):
+    for end in ("ok", "refused", "malformed", "broken", "expired", "err", "late", "given back", "packed"):
         assert outcomes[end] >= blocks, f"{end}: {outcomes}"

@@ -103,3 +103,24 @@ def test_rss_alone_makes_a_device_multiqueue_as_mq_does():
     few = features.offer(device, max_pairs=4, vqs=3)
     assert masked(few)["RSS"] == "4 pairs need 9 rings and the device has 3"
     assert few.device_cvq_index == 2
+
+
+RINGS = mask_of(Feature.RING_PACKED, Feature.INDIRECT_DESC, Feature.EVENT_IDX)
+
+
+def test_the_features_of_all_rings_are_acknowledged_as_the_guest_took_them():
+    offer = features.offer(CONTROL | RINGS, max_pairs=2, vqs=5)
+    assert offer.features & RINGS == RINGS
+    for taken in (0, Feature.RING_PACKED.mask, Feature.EVENT_IDX.mask, RINGS):
+        assert offer.device_word(Feature.VERSION_1.mask | taken, CONTROL | RINGS) & RINGS == taken
+
+
+def test_packed_rings_are_held_back_where_nobody_could_tell_where_they_stopped():
+    offer = features.offer(CONTROL | RINGS, max_pairs=2, vqs=5, suspends=False)
+    assert offer.features & RINGS == RINGS & ~Feature.RING_PACKED.mask
+    assert "suspend" in masked(offer)["RING_PACKED"]
+
+
+def test_in_order_use_is_held_back_by_name():
+    word = CONTROL | Feature.IN_ORDER.mask
+    assert "late" in masked(features.offer(word, max_pairs=2, vqs=5))["IN_ORDER"]

@@ -1,0 +1,54 @@
+"""Where a packed ring goes on, and whether it was ever used, though its front-end may not say."""
+
+from __future__ import annotations
+
+import pytest
+
+from cvqd.core.address_space import AddressSpace
+from cvqd.guest_ring import GuestRing
+from cvqd.wire.packed_ring import INITIAL_BASE, PackedRing, available_flags, used_flags
+from cvqd.wire.ring_format import RingFormat
+from cvqd.wire.split_ring import RingAddresses, SplitRing
+
+PACKED = RingFormat(packed=True)
+AT = 0x1000
+
+
+def ring(ring_format: RingFormat, base: int) -> tuple[GuestRing, AddressSpace, SplitRing | PackedRing]:
+    memory = AddressSpace()
+    memory.add(AT, memoryview(bytearray(4096)))
+    guest = GuestRing(0, 8, RingAddresses(AT, AT + 512, AT + 1024), base, -1, -1)
+    return guest, memory, guest.open(memory, ring_format)
+
+
+@pytest.mark.parametrize(
+    ("flags", "means"),
+    [
+        (0, INITIAL_BASE),  # nothing was ever offered
+        (available_flags(wrap=True), INITIAL_BASE),  # offered before the device started
+        (used_flags(wrap=True), 0),  # given back in the lap before
+        (available_flags(wrap=False), 0),  # offered anew after that
+    ],
+)
+def test_base_0_of_a_packed_ring_is_a_new_ring_or_the_beginning_of_its_second_lap(flags, means):
+    guest, memory, live = ring(PACKED, 0)
+    live.put_flags(0, flags)
+    settled = guest.settled(memory, PACKED)
+    assert settled.base == means
+    assert settled.initial(memory, PACKED) == (means == INITIAL_BASE)
+
+
+@pytest.mark.parametrize("base", [INITIAL_BASE, 0x8003_8003, 0x0000_8000])
+def test_any_other_base_is_what_it_says(base):
+    guest, memory, _ = ring(PACKED, base)
+    assert guest.settled(memory, PACKED) is guest
+    assert guest.initial(memory, PACKED) == (base == INITIAL_BASE)
+
+
+def test_a_split_ring_is_new_if_both_ends_say_so():
+    guest, memory, live = ring(RingFormat(), 0)
+    assert guest.settled(memory, RingFormat()) is guest
+    assert guest.initial(memory, RingFormat())
+    live.used_index = 1
+    assert not guest.initial(memory, RingFormat())
+    assert not ring(RingFormat(), 1)[0].initial(memory, RingFormat())
