@@ -173,6 +173,22 @@ async def test_a_guest_that_brings_its_control_queue_is_left_alone(tmp_path: Pat
         assert not rig.log.of("state.replayed")
 
 
+async def test_features_that_need_the_control_queue_a_front_end_kept_are_kept_from_the_device(
+    tmp_path: Path,
+) -> None:
+    """As DPDK's virtio-user passes them on: all but CTRL_VQ itself."""
+    site = SitePolicy(vlans=frozenset({5}))
+    async with Rig.opened(tmp_path, FOUR, site=site) as rig:
+        word = rig.features & ~Feature.CTRL_VQ.mask
+        async with rig.guest("qemu-net", features=word) as guest:
+            await guest.start()
+            told = rig.device.net.negotiation.features
+            assert not told & mask_of(Feature.CTRL_MAC_ADDR, Feature.GUEST_ANNOUNCE, Feature.NOTF_COAL)
+            assert told & Feature.MQ.mask
+            assert on_device(rig) == shown(rig) == (4, True)
+            assert rig.device.net.control.state.vlans == {5}, "the site's, as for a guest without CTRL_VLAN"
+
+
 @pytest.mark.parametrize("mtu", [67, 1501, 1 << 32])
 async def test_an_mtu_that_the_device_does_not_have_is_refused(tmp_path: Path, mtu: int) -> None:
     async with Rig.opened(tmp_path, FOUR) as rig, await rig.connect() as front_end:

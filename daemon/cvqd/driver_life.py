@@ -12,6 +12,7 @@ from time import monotonic_ns
 from typing import TYPE_CHECKING
 
 from cvqd.core import config_space
+from cvqd.core.features import meant
 from cvqd.core.ledger import Ledger
 from cvqd.core.restore import replay
 from cvqd.core.tracked import TrackedState
@@ -121,7 +122,7 @@ class DriverLife:
         self.device_config = device_config
         word = run.plan.features
         if self._begins is not None:
-            commands = self.limits.site.opening(guest_features, word)
+            commands = self.limits.site.opening(meant(guest_features), word)
             state = self._reset_state(word)
             self._own_mac = state.mac
             if self.limits.mac is not None and self.sets_mac:

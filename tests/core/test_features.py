@@ -27,6 +27,26 @@ def test_the_guest_is_never_offered_access_platform_and_the_device_always_told_i
     assert feature_names(word) == ["CTRL_VQ", "MQ", "VERSION_1", "ACCESS_PLATFORM"]
 
 
+def test_what_only_commands_make_use_of_means_nothing_without_the_queue_for_them():
+    everything = (1 << 64) - 1
+    assert features.meant(everything) == everything
+    lost = feature_names(
+        everything & ~Feature.CTRL_VQ.mask & ~features.meant(everything & ~Feature.CTRL_VQ.mask)
+    )
+    assert lost == [
+        "CTRL_GUEST_OFFLOADS",
+        "CTRL_RX",
+        "CTRL_VLAN",
+        "CTRL_RX_EXTRA",
+        "GUEST_ANNOUNCE",
+        "CTRL_MAC_ADDR",
+        "DEVICE_STATS",
+        "VQ_NOTF_COAL",
+        "NOTF_COAL",
+        "RSS",
+    ]
+
+
 def test_cvqd_can_tell_the_device_what_to_receive_for_a_guest_that_cannot():
     offer = features.offer(CONTROL, max_pairs=2, vqs=5)
     assert offer.device_word(Feature.VERSION_1.mask, CONTROL) & Feature.CTRL_RX.mask

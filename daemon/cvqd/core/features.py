@@ -82,6 +82,20 @@ _REASONS: Final[dict[Feature, str]] = {
 }
 
 
+#: means something to a device only by commands; MQ gives it rings and HASH_REPORT its packets another header
+_COMMANDED: Final = mask_of(
+    *(feature for feature, needs in REQUIRES.items() if needs == (Feature.CTRL_VQ,))
+) & ~mask_of(Feature.MQ, Feature.HASH_REPORT)
+
+
+def meant(guest_features: int) -> int:
+    """What a guest's choice says to a device.
+
+    DPDK's virtio-user keeps CTRL_VQ to itself and passes on what needs it (``virtio_user_dev.c``).
+    """
+    return guest_features if guest_features & Feature.CTRL_VQ.mask else guest_features & ~_COMMANDED
+
+
 class Masked(NamedTuple):
     """A feature of the device that the guest is not offered, and why."""
 
@@ -109,7 +123,7 @@ class FeatureOffer(NamedTuple):
 
     def device_word(self, guest_features: int, device_features: int) -> int:
         """Features to acknowledge on the device for what the guest took."""
-        word = (guest_features & ~self.emulated) | Feature.ACCESS_PLATFORM.mask
+        word = (meant(guest_features) & ~self.emulated) | Feature.ACCESS_PLATFORM.mask
         word |= device_features & Feature.CTRL_VQ.mask
         if self.device_pairs > 1:
             # either one decides where the control queue is, virtio 1.3 §5.1.2
