@@ -153,13 +153,16 @@ class UmlGuest:
             raise UmlCommandFailed(self._told(f"{command}: exit code {finished.status}: {finished.text}"))
         return finished.text
 
-    async def load(self, *names: str) -> None:
-        """Load kernel modules by name with what they depend on; loaded ones are left alone."""
+    async def load(self, *names: str, deadline: float = 20.0) -> None:
+        """Load kernel modules by name with what they depend on; loaded ones are left alone.
+
+        ``deadline`` is in seconds, for all of them.
+        """
         lines: list[str] = ["set -e"]
         for path in uml_kernel.modules(self.release, names):
             loaded = path.stem.replace("-", "_")
             lines.append(f"[ -d /sys/module/{loaded} ] || /bin/busybox insmod {self.path(path)}")
-        await self.check("\n".join(lines))
+        await self.check("\n".join(lines), deadline=deadline)
 
     async def unload(self, name: str) -> None:
         """Remove one kernel module."""

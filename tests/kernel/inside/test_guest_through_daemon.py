@@ -61,7 +61,7 @@ async def pair(tmp_path):
         DaemonProcess.start(tmp_path, second, name="vm1", deadline=60) as other,
         UmlGuest.boot([Path(one.socket), Path(other.socket)], deadline=90) as guest,
     ):
-        await guest.load("virtio_net")
+        await guest.load("virtio_net", deadline=60)
         yield one, other, guest
 
 
@@ -99,7 +99,7 @@ async def test_a_guest_with_a_card_on_each_of_two_kernel_devices(pair):
 
     # a new driver begins anew, and its commands find the way again
     await guest.unload("virtio_net")
-    await guest.load("virtio_net")
+    await guest.load("virtio_net", deadline=60)
     assert await guest.check("cat /sys/class/net/eth0/address", deadline=40) == OWN
     await guest.check("ip link set eth0 up && ip link set eth1 up", deadline=40)
     assert device_config("vdpa0")["mac"] == OWN
