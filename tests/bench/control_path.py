@@ -1,9 +1,10 @@
 """How fast a guest's control command is, and against what: one table, one run.
 
-    python tests/bench/control_path.py [--rounds N]
+    python tests/bench/control_path.py [--rounds N] [--ring split|packed|both]
 
 ``floor`` is a driver straight on the simulator in its own process, ``bare`` a
-relay of sixty lines between the same two ends, ``daemon`` is ``cvqd run``.
+relay of sixty lines between the same two ends (of split rings), ``daemon`` is
+``cvqd run``.
 The guest is on one core, the other end on another.  The three take turns in
 fresh processes, each turn short enough for the daemon to write every log line
 it has.  Of each end's turns the quietest is shown (the lowest p50), and at the
@@ -24,7 +25,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import trio
 from footprint import private_memory, start_up
-from guest import batch, behind_daemon, beside_device, cores, linux_behind_daemon
+from guest import PACKED, SPLIT, batch, behind_daemon, beside_device, cores, linux_behind_daemon
 
 from cvqd import testing
 from cvqd.host.log_limit import BURST
@@ -34,9 +35,12 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
     from cvqd.testing.net_driver import NetDriver
+    from cvqd.wire.ring_format import RingFormat
 
 DEPTHS: Final = (1, 8, 32)
 ENDS: Final = ("floor", "bare", "daemon")
+#: the bare relay reads split rings only
+RINGS: Final = {"split": (SPLIT, ENDS), "packed": (PACKED, ("floor", "daemon"))}
 _WARM_UP: Final = 50
 #: commands in one turn: fewer than a guest may cause log lines at once
 _TURN: Final = BURST - 200
@@ -60,28 +64,30 @@ def summary(samples: list[int]) -> Times:
 
 
 @asynccontextmanager
-async def guest_of(end: str, cpu: int | None) -> AsyncIterator[NetDriver]:
+async def guest_of(end: str, ring_format: RingFormat, cpu: int | None) -> AsyncIterator[NetDriver]:
     """A driver connected to one of ``ENDS``."""
     if end != "daemon":
-        with beside_device("direct" if end == "floor" else "relay", cpu) as driver:
+        how = "direct" if end == "floor" else "relay"
+        with beside_device(how, cpu, ring_format=ring_format) as driver:
             yield driver
         return
-    async with behind_daemon(cpu) as (driver, _, log):
+    async with behind_daemon(cpu, ring_format=ring_format) as (driver, _, log):
         yield driver
         told = log.read_text()
         if "log.limited" in told or "cvq.command.acked" not in told:
             raise RuntimeError("the daemon was to write every line, and did not")
 
 
-async def latencies(rounds: int) -> Latencies:
+async def latencies(rounds: int, ring: str) -> Latencies:
     """Times of a batch in the quietest turn, by end and depth."""
+    ring_format, ends = RINGS[ring]
     guest_cpu, other_cpu = cores()
     everywhere = os.sched_getaffinity(0)
-    turns: dict[tuple[str, int], list[Times]] = {(end, depth): [] for end in ENDS for depth in DEPTHS}
+    turns: dict[tuple[str, int], list[Times]] = {(end, depth): [] for end in ends for depth in DEPTHS}
     for _ in range(rounds):
         for depth in DEPTHS:
-            for end in ENDS:
-                async with guest_of(end, other_cpu) as driver:
+            for end in ends:
+                async with guest_of(end, ring_format, other_cpu) as driver:
                     if guest_cpu is not None:
                         os.sched_setaffinity(0, {guest_cpu})
                     for _ in range(_WARM_UP):
@@ -124,7 +130,7 @@ async def _ioctls() -> dict[str, Times]:
 
 def line(label: str, *cells: str) -> None:
     """One row of the table."""
-    text = f"{label:<34}" + "".join(f"{cell:>12}" for cell in cells)
+    text = f"{label:<38}" + "".join(f"{cell:>12}" for cell in cells)
     print(text.rstrip(), flush=True)  # noqa: T201 - its purpose
 
 
@@ -134,11 +140,12 @@ def aim(label: str, value: float, limit: float, unit: str) -> None:
     line(label, f"{value:.2f}{unit}", f"<= {limit:g}{unit}", verdict)
 
 
-def show_latencies(times: Latencies) -> None:
+def show_latencies(times: Latencies, ring: str) -> None:
     """Every end at every depth, then the ratios."""
-    line("mac.addr_set, microseconds", "batch p50", "batch p99", "each p50", "each p99")
+    _, ends = RINGS[ring]
+    line(f"mac.addr_set, {ring} ring, microseconds", "batch p50", "batch p99", "each p50", "each p99")
     for depth in DEPTHS:
-        for end in ENDS:
+        for end in ends:
             p50, p99 = times[end, depth]
             numbers = (p50, p99, p50 / depth, p99 / depth)
             line(f"  depth {depth:>2}  {end}", *(f"{number:.1f}" for number in numbers))
@@ -146,7 +153,8 @@ def show_latencies(times: Latencies) -> None:
     line("ratios of p50", "", "aim")
     for depth in DEPTHS:
         daemon = times["daemon", depth].p50
-        aim(f"  depth {depth:>2}  daemon / bare", daemon / times["bare", depth].p50, 2, "x")
+        if "bare" in ends:
+            aim(f"  depth {depth:>2}  daemon / bare", daemon / times["bare", depth].p50, 2, "x")
         line(f"  depth {depth:>2}  daemon / floor", f"{daemon / times['floor', depth].p50:.2f}x")
     aim("  32 in one batch / 32 single", times["daemon", 32].p50 / (32 * times["daemon", 1].p50), 0.5, "x")
 
@@ -176,15 +184,17 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description="Latency of control commands, start-up time, memory.")
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="turns of each end at each depth")
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--ring", choices=(*RINGS, "both"), default="split", help="format of the rings")
+    asked = parser.parse_args()
     with watching_others():
-        measure(rounds)
+        measure(asked.rounds, list(RINGS) if asked.ring == "both" else [asked.ring])
 
 
-def measure(rounds: int) -> None:
+def measure(rounds: int, rings: list[str]) -> None:
     """Everything, one part after the other."""
-    show_latencies(trio.run(latencies, rounds))
-    line("")
+    for ring in rings:
+        show_latencies(trio.run(latencies, rounds, ring), ring)
+        line("")
     line("one instance", "", "aim")
     aim("  start-up to ready, median of 5", statistics.median(start_up() for _ in range(5)), 0.4, " s")
     aim("  private memory, no guest pages", trio.run(private), 42, " MB")

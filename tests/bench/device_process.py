@@ -19,9 +19,10 @@ from shared_guest import SharedGuest
 
 from cvqd.host.vdpa import CharDevice
 from cvqd.simulator.device import SimulatedDevice
-from cvqd.simulator.spec import SimulatorSpec
+from cvqd.simulator.spec import SimulatorSpec, default_features
 from cvqd.testing.device_driver import DeviceDriver
 from cvqd.wire.vhost_vdpa import Access, Map
+from cvqd.wire.virtio import Feature
 
 if TYPE_CHECKING:
     from cvqd.core.device import VdpaDevice
@@ -43,12 +44,13 @@ class NoLog:
 
 async def direct(device: VdpaDevice, guest: SharedGuest) -> None:
     """Give the device the guest's own control ring."""
-    driver = DeviceDriver(device, max_pairs=PAIRS)
+    packed = Feature.RING_PACKED.mask if guest.format.packed else 0
+    driver = DeviceDriver(device, max_pairs=PAIRS, rings=packed)
     await driver.negotiate(2**64 - 1)
     await device.iotlb(0, [Map(guest.start, len(guest.region), guest.region, 0, Access.READ_WRITE)])
     await device.set_vring_num(guest.index, guest.num)
     await device.set_vring_addr(guest.index, guest.addresses)
-    await device.set_vring_base(guest.index, 0)
+    await device.set_vring_base(guest.index, guest.format.initial_base)
     await device.set_vring_call(guest.index, guest.call)
     await device.set_vring_kick(guest.index, guest.kick)
     await driver.enable()
@@ -59,7 +61,10 @@ async def open_device(nursery: trio.Nursery, node: str | None) -> VdpaDevice:
     """The kernel's device, or the simulator."""
     if node is not None:
         return await CharDevice.open(node)
-    return await SimulatedDevice.open(SimulatorSpec(max_queue_pairs=PAIRS), NoLog(), nursery)
+    features = default_features(PAIRS) | Feature.RING_PACKED.mask
+    return await SimulatedDevice.open(
+        SimulatorSpec(max_queue_pairs=PAIRS, features=features), NoLog(), nursery
+    )
 
 
 async def serve(how: str, description: str, node: str | None = None) -> None:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import yaml
 from shared_guest import describe
 
+from cvqd.simulator.spec import default_features
 from cvqd.testing.daemon import simulator_config
 from cvqd.testing.driver import GuestMemory
 from cvqd.testing.frontend import FrontEnd
@@ -27,10 +28,14 @@ from cvqd.testing.net_driver import NetDriver
 from cvqd.testing.sequences import ORDERS
 from cvqd.testing.uml import UmlGuest
 from cvqd.wire.net_control import OK, MacAddrSet
-from cvqd.wire.virtio import Feature, mask_of
+from cvqd.wire.packed_ring import DESC_AVAILABLE, DESC_USED, PackedBase, used_flags
+from cvqd.wire.ring_format import RingFormat
+from cvqd.wire.virtio import Feature, feature_names, mask_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+
+    from cvqd.testing.driver import DriverQueue
 
 PAIRS = 4
 _FEATURES = mask_of(
@@ -42,6 +47,11 @@ _FEATURES = mask_of(
     Feature.CTRL_VLAN,
     Feature.CTRL_MAC_ADDR,
 )
+SPLIT = RingFormat()
+PACKED = RingFormat(packed=True)
+#: descriptors of a command: header, data, ack
+_PARTS = 3
+_OWNERSHIP = DESC_AVAILABLE | DESC_USED
 #: another address each time, so that each command changes the tracked state
 _COMMANDS = itertools.cycle(
     [MacAddrSet(bytes.fromhex(f"525400c0de{last:02x}")).encode() for last in range(256)]
@@ -53,13 +63,12 @@ def batch(driver: NetDriver, depth: int) -> int:
     """Nanoseconds for ``depth`` commands behind one kick."""
     queue = driver.control
     assert queue is not None
-    ring = queue.ring
-    goal = ring.used_index + depth & 0xFFFF
+    answered = _answered(queue, depth)
     heads = [driver.post_command(next(_COMMANDS)) for _ in range(depth)]
     clock = time.perf_counter_ns
     begun = clock()
     queue.notify()
-    while ring.used_index != goal:
+    while not answered():
         if clock() - begun > _TIMEOUT_NS:
             raise TimeoutError("a command was not answered")
     elapsed = clock() - begun
@@ -70,11 +79,29 @@ def batch(driver: NetDriver, depth: int) -> int:
     return elapsed
 
 
+def _answered(queue: DriverQueue, depth: int) -> Callable[[], bool]:
+    """Whether the next ``depth`` commands are back: mostly a look at one place of the ring."""
+    if not queue.format.packed:
+        split = queue.ring
+        goal = split.used_index + depth & 0xFFFF
+        return lambda: split.used_index == goal
+    packed, base = queue.packed, PackedBase.decode(queue.setup().base)
+    awaited: list[tuple[int, int]] = []
+    for command in range(depth):
+        laps, place = divmod(base.used + _PARTS * command, packed.num)
+        awaited.append((place, used_flags(wrap=base.used_wrap ^ bool(laps))))
+    # a device publishes a batch from its end
+    awaited.reverse()
+    return lambda: all(packed.flags(place) & _OWNERSHIP == used for place, used in awaited)
+
+
 @contextmanager
-def beside_device(how: str, cpu: int | None, *node: str) -> Iterator[NetDriver]:
+def beside_device(
+    how: str, cpu: int | None, *node: str, ring_format: RingFormat = SPLIT
+) -> Iterator[NetDriver]:
     """A guest of ``device_process``: ``direct`` or ``relay``, on the simulator unless a ``node`` is named."""
     script = Path(__file__).with_name("device_process.py")
-    with GuestMemory() as memory, NetDriver(memory, PAIRS) as driver:
+    with GuestMemory() as memory, NetDriver(memory, PAIRS, ring_format=ring_format) as driver:
         description, descriptors = describe(driver)
         command = [*pinned(cpu), sys.executable, script, how, description, *node]
         with subprocess.Popen(
@@ -87,13 +114,15 @@ def beside_device(how: str, cpu: int | None, *node: str) -> Iterator[NetDriver]:
 
 
 @contextmanager
-def daemon(fd: int, cpu: int | None, node: str | None = None) -> Iterator[tuple[int, Path]]:
+def daemon(
+    fd: int, cpu: int | None, node: str | None = None, *, packed: bool = False
+) -> Iterator[tuple[int, Path]]:
     """A daemon as installed, log level info, on a socket (listening or connected); its pid and log file."""
     with tempfile.TemporaryDirectory() as name:
         log = Path(name) / "log"
         with log.open("wb") as sink:
             process = subprocess.Popen(
-                [*daemon_command(Path(name), cpu, node), "--fd", str(fd)],
+                [*daemon_command(Path(name), cpu, node, packed=packed), "--fd", str(fd)],
                 stdin=subprocess.DEVNULL,
                 stderr=sink,
                 pass_fds=[fd],
@@ -107,13 +136,18 @@ def daemon(fd: int, cpu: int | None, node: str | None = None) -> Iterator[tuple[
 
 @asynccontextmanager
 async def behind_daemon(
-    cpu: int | None, node: str | None = None, features: int = _FEATURES
+    cpu: int | None,
+    node: str | None = None,
+    features: int = _FEATURES,
+    ring_format: RingFormat = SPLIT,
 ) -> AsyncIterator[tuple[NetDriver, int, Path]]:
     """A guest of a daemon, with the daemon's pid and log file."""
     ours, theirs = socket.socketpair()
-    with theirs, GuestMemory() as memory, NetDriver(memory, PAIRS) as driver:
+    if ring_format.packed:
+        features |= Feature.RING_PACKED.mask
+    with theirs, GuestMemory() as memory, NetDriver(memory, PAIRS, ring_format=ring_format) as driver:
         setup = driver.setup(features)
-        with daemon(theirs.fileno(), cpu, node) as (pid, log):
+        with daemon(theirs.fileno(), cpu, node, packed=ring_format.packed) as (pid, log):
             async with FrontEnd(ours) as frontend:
                 await frontend.play(ORDERS["qemu"].connect(setup))
                 await frontend.play(ORDERS["qemu"].start(setup))
@@ -132,10 +166,14 @@ async def linux_behind_daemon(cpu: int | None, daemon_cpu: int | None) -> AsyncI
                 yield guest
 
 
-def daemon_command(directory: Path, cpu: int | None = None, node: str | None = None) -> Sequence[str]:
+def daemon_command(
+    directory: Path, cpu: int | None = None, node: str | None = None, *, packed: bool = False
+) -> Sequence[str]:
     """``cvqd run`` on the simulator or a ``node``, all files in ``directory``."""
     config = directory / "vm0.yaml"
     content = simulator_config(directory) | {"log": {"level": "info", "format": "json"}}
+    if packed:
+        content["device"]["features"] = feature_names(default_features(PAIRS) | Feature.RING_PACKED.mask)
     if node is not None:
         content["device"] = {"kind": "vhost-vdpa", "path": node}
     config.write_text(yaml.safe_dump(content))

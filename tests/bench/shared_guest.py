@@ -6,7 +6,8 @@ import json
 from typing import TYPE_CHECKING
 
 from cvqd.host.shared_memory import SharedMemory
-from cvqd.wire.split_ring import RingAddresses, SplitRing, ring_sizes
+from cvqd.wire.ring_format import RingFormat
+from cvqd.wire.split_ring import RingAddresses, SplitRing
 
 if TYPE_CHECKING:
     from cvqd.testing.net_driver import NetDriver
@@ -25,6 +26,7 @@ def describe(driver: NetDriver) -> tuple[str, tuple[int, ...]]:
         "index": queue.index,
         "num": queue.num,
         "addresses": queue.addresses,
+        "format": queue.format,
     }
     return json.dumps(layout), (memory.fileno(), queue.kick, queue.call)
 
@@ -41,7 +43,14 @@ class SharedGuest:
         self.index: int = layout["index"]
         self.num: int = layout["num"]
         self.addresses = RingAddresses(*layout["addresses"])
-        self.ring = SplitRing(self.num, *map(self.view, self.addresses, ring_sizes(self.num)))
+        self.format = RingFormat(*layout["format"])
+
+    @property
+    def ring(self) -> SplitRing:
+        """The live ring, if it is a split one."""
+        live = self.format.open(self.num, map(self.view, self.addresses, self.format.sizes(self.num)))
+        assert isinstance(live, SplitRing), "only the device serves packed rings here"
+        return live
 
     def view(self, address: int, length: int) -> memoryview:
         """Those bytes, writable."""
