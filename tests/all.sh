@@ -6,7 +6,8 @@ set -eu
 need systemd gcc libc6-dev linux-libc-dev make patch tar xz-utils zstd qemu-system-x86
 environment test
 PATH="$PWD/.venv/bin:$PATH"
-export CVQD_REQUIRE=all
+# as root nothing may be skipped; others cannot make network interfaces, and are told so by the skipped tests
+[ "$(id -u)" -ne 0 ] || export CVQD_REQUIRE=all
 
 echo "== format, lint, types, architecture"
 ruff format --check --quiet .
