@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from cvqd.events import EventLog
 
 RECENT: Final = 16
-#: what a few full batches leave behind
-BACKLOG: Final = 512
+#: two notes for each of the lines that the log lets a guest cause at once (``host.log_limit``)
+BACKLOG: Final = 4096
 
 
 class Pending:
