@@ -23,6 +23,7 @@ from cvqd.errors import (
     leaves,
 )
 from cvqd.testing.daemon import DaemonProcess, simulator_config
+from cvqd.verbs import check_config, failure, instances
 
 EXAMPLES = Path(__file__).parents[1] / "config"
 DISCOVERY_TYPES = {
@@ -136,7 +137,7 @@ def test_asking_what_does_not_run_says_so(tmp_path: Path, verb: list[str]):
 
 
 def test_status_without_a_name_asks_every_instance(tmp_path: Path, monkeypatch: Any, capsys: Any):
-    monkeypatch.setattr(cli, "CONTROL_DIRECTORY", str(tmp_path))
+    monkeypatch.setattr(instances, "CONTROL_DIRECTORY", str(tmp_path))
     assert cli.main(["status", "--json"]) == 0
     shown = capsys.readouterr()
     assert json.loads(shown.out) == []
@@ -250,7 +251,7 @@ GROUPS = [
 def test_the_most_specific_blamed_error_decides_the_exit_code(
     error: Exception, code: int, capsys: pytest.CaptureFixture[str]
 ):
-    assert cli.report(error) == code
+    assert failure.report(error) == code
     shown = capsys.readouterr().err
     surprising = any(not isinstance(leaf, CvqdError) for leaf in leaves(error))
     assert ("Traceback" in shown or "Error" in shown) == surprising
@@ -260,6 +261,6 @@ def test_a_surprise_in_a_verb_is_our_bug(monkeypatch: Any, capsys: Any):
     def surprise(_: object) -> int:
         raise ZeroDivisionError("surprise")
 
-    monkeypatch.setattr(cli, "_check_config", surprise)
+    monkeypatch.setattr(check_config, "_check_config", surprise)
     assert cli.main(["check-config", "x"]) == 70
     assert "ZeroDivisionError: surprise" in capsys.readouterr().err

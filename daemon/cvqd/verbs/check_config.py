@@ -1,0 +1,32 @@
+"""``cvqd check-config``: what is wrong with configuration files."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cvqd.errors import ConfigError
+from cvqd.verbs.failure import report
+
+if TYPE_CHECKING:
+    import argparse
+
+    from cvqd.verbs import Verbs
+
+
+def add(verbs: Verbs) -> None:
+    """Declare the verb."""
+    check = verbs.add_parser("check-config", help="report every problem of configuration files")
+    check.set_defaults(verb=_check_config)
+    check.add_argument("files", metavar="FILE", nargs="+")
+
+
+def _check_config(options: argparse.Namespace) -> int:
+    from cvqd.config import load
+
+    code = 0
+    for file in options.files:
+        try:
+            load(file)
+        except ConfigError as error:
+            code = report(error)
+    return code

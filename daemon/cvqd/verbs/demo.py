@@ -1,0 +1,22 @@
+"""``cvqd demo``: a guest plays its control commands through the simulator."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import argparse
+
+    from cvqd.verbs import Verbs
+
+
+def add(verbs: Verbs) -> None:
+    """Declare the verb."""
+    demo = verbs.add_parser("demo", help="play a guest's control commands through the simulator")
+    demo.set_defaults(verb=_demo)
+
+
+def _demo(_options: argparse.Namespace) -> int:
+    from cvqd.demo import main as demo
+
+    return demo()

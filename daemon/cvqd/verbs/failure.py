@@ -1,0 +1,32 @@
+"""How a verb ends that could not do what it was asked."""
+
+from __future__ import annotations
+
+import sys
+from typing import Final
+
+from cvqd.errors import ConfigError, CvqdError, leaves, most_specific
+
+EX_SOFTWARE: Final = 70
+EX_OSERR: Final = 71
+
+
+def exit_code(blamed: BaseException) -> int:
+    """Code of sysexits.h for an error that ends the process."""
+    if isinstance(blamed, CvqdError):
+        return blamed.exit_code
+    return EX_OSERR if isinstance(blamed, OSError) else EX_SOFTWARE
+
+
+def report(error: BaseException) -> int:
+    """Say what went wrong, with a traceback for what nobody foresaw; the exit code."""
+    blamed = most_specific(error)
+    if not all(isinstance(leaf, CvqdError) for leaf in leaves(error)):
+        import traceback
+
+        traceback.print_exception(error)
+    elif isinstance(blamed, ConfigError):
+        print(blamed, file=sys.stderr)  # its lines begin with the file
+    else:
+        print(f"cvqd: {blamed}", file=sys.stderr)
+    return exit_code(blamed)

@@ -1,0 +1,42 @@
+"""Which running instances a verb is about."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterator
+
+#: where control sockets are unless a configuration says otherwise
+CONTROL_DIRECTORY: Final = "/run/cvqd"
+
+
+def choose(verb: argparse.ArgumentParser, *, one: bool) -> None:
+    """Take INSTANCE or ``--config FILE``; with ``one`` either is needed, else all instances are meant."""
+    which = verb.add_mutually_exclusive_group(required=one)
+    which.add_argument(
+        "instance", metavar="INSTANCE", nargs="?", help=None if one else "all instances if left out"
+    )
+    which.add_argument("--config", metavar="FILE", help="the instance of this configuration")
+
+
+def control_sockets(options: argparse.Namespace) -> Iterator[str]:
+    """Control sockets of the chosen instances; all of this machine's where none is chosen."""
+    if options.config:
+        from cvqd.config import load
+
+        yield load(options.config).control.socket
+    elif options.instance:
+        yield f"{CONTROL_DIRECTORY}/{options.instance}.control"
+    else:
+        try:
+            names = sorted(os.listdir(CONTROL_DIRECTORY))  # noqa: PTH208 -- pathlib is 10 ms more to import
+        except OSError:
+            names = []
+        sockets = [f"{CONTROL_DIRECTORY}/{name}" for name in names if name.endswith(".control")]
+        if not sockets:
+            print(f"cvqd: no instance has a control socket in {CONTROL_DIRECTORY}", file=sys.stderr)
+        yield from sockets

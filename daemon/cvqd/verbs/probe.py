@@ -1,0 +1,79 @@
+"""``cvqd probe``: what a device is and where its control queue can live."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+from cvqd.errors import CvqdError
+from cvqd.verbs.failure import report
+from cvqd.verbs.shown import show
+
+if TYPE_CHECKING:
+    import argparse
+
+    from cvqd.config import DeviceConfig
+    from cvqd.verbs import Verbs
+
+
+def add(verbs: Verbs) -> None:
+    """Declare the verb."""
+    probe = verbs.add_parser(
+        "probe", help="show a device and where its control queue can live; resets the device"
+    )
+    probe.set_defaults(verb=_probe)
+    which = probe.add_mutually_exclusive_group()
+    which.add_argument(
+        "device", metavar="DEVICE", nargs="?", help="node such as /dev/vhost-vdpa-0 or name such as vdpa0"
+    )
+    which.add_argument("--config", metavar="FILE", help="the device of this configuration")
+    which.add_argument("--simulator", action="store_true", help="the embedded device")
+    probe.add_argument("--json", action="store_true")
+
+
+def _probe(options: argparse.Namespace) -> int:
+    devices, several = _probed(options)
+
+    import trio
+
+    from cvqd.config_device import label
+    from cvqd.host.log_sink import Sink
+    from cvqd.host.logging import StructuredLog
+    from cvqd.service import probe
+
+    print("cvqd: a probe resets the device", file=sys.stderr)
+    found: list[Any] = []
+    code = 0
+    for device in devices:
+        try:
+            log = StructuredLog(Sink(), instance="probe", device=label(device), level="warning")
+            found.append(trio.run(probe, device, log))
+        except (CvqdError, BaseExceptionGroup) as error:
+            code = report(error)
+    show(found, as_json=options.json, several=several)
+    return code
+
+
+def _probed(options: argparse.Namespace) -> tuple[list[DeviceConfig], bool]:
+    """Devices to probe, and whether the answer is a list."""
+    if options.config:
+        from cvqd.config import load
+
+        return [load(options.config).device], False
+    if options.simulator:
+        from cvqd.simulator.spec import SimulatorSpec
+
+        return [SimulatorSpec()], False
+    from cvqd.config_device import CharDevice
+    from cvqd.host.vdpa_node import list_nodes
+
+    if options.device:
+        name = options.device
+        return [CharDevice(path=name) if "/" in name else CharDevice(vdpa=name)], False
+    nodes = list_nodes()
+    if not nodes:
+        print(
+            "cvqd: this machine has no vhost-vdpa device; --simulator probes the embedded one",
+            file=sys.stderr,
+        )
+    return [CharDevice(path=node.path) for node in nodes], True

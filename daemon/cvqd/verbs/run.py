@@ -1,0 +1,71 @@
+"""``cvqd run``: serve one device until a signal."""
+
+from __future__ import annotations
+
+import signal
+from typing import TYPE_CHECKING
+
+from cvqd.errors import CvqdError, most_specific
+from cvqd.verbs.failure import exit_code
+
+if TYPE_CHECKING:
+    import argparse
+
+    from cvqd.verbs import Verbs
+
+
+def add(verbs: Verbs) -> None:
+    """Declare the verb."""
+    run = verbs.add_parser("run", help="serve one device until a signal")
+    run.set_defaults(verb=_run)
+    run.add_argument("--config", metavar="FILE", required=True)
+    socket = run.add_mutually_exclusive_group()
+    socket.add_argument(
+        "--socket-path", metavar="PATH", help="vhost-user socket instead of the configured one"
+    )
+    socket.add_argument(
+        "--fd", metavar="N", type=int, help="inherited vhost-user socket, listening or connected"
+    )
+
+
+def _run(options: argparse.Namespace) -> int:
+    from cvqd.config import load
+    from cvqd.config_device import label
+
+    # it asks a daemon that is up to reload; one that starts or ends must not be killed by it
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    config = load(options.config)
+
+    import trio
+
+    from cvqd.host.log_sink import Sink
+    from cvqd.host.logging import StructuredLog
+    from cvqd.service import run
+
+    log = StructuredLog(
+        Sink(),
+        instance=config.instance,
+        device=label(config.device),
+        level=config.log.level,
+        format=config.log.format,
+    )
+
+    async def serve() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(log.flush_task)
+            await run(config, file=options.config, socket_path=options.socket_path, fd=options.fd, log=log)
+            nursery.cancel_scope.cancel()
+
+    try:
+        trio.run(serve)
+    except (Exception, BaseExceptionGroup) as error:
+        blamed = most_specific(error)
+        log.emit(
+            "service.failed", blame=type(blamed).__name__, reason=str(blamed), exit_code=exit_code(blamed)
+        )
+        if isinstance(blamed, CvqdError):
+            return blamed.exit_code
+        raise
+    finally:
+        log.close()
+    return 0
