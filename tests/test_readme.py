@@ -6,6 +6,7 @@ import re
 import sys
 from pathlib import Path
 
+import bad_days
 import command_table
 from cvqd import config, events
 
@@ -27,6 +28,7 @@ def with_tables(text: str) -> str:
         ("command table", command_table.table()),
         ("config table", config.table()),
         ("event table", event_table()),
+        ("bad day table", bad_days.table()),
     )
     for name, rows in tables:
         block = "\n".join([f"<!-- {name} -->", *rows, "<!-- end -->"])
@@ -45,6 +47,17 @@ def test_the_readmes_tables_are_the_codes():
 def test_every_cell_of_the_command_table_says_something():
     for row in command_table.table()[2:]:
         assert all(cell.strip() for cell in row.strip("|").split("|")), row
+
+
+def test_every_bad_day_is_told_by_events_that_its_test_looks_for():
+    found = bad_days.bad_days()
+    assert found
+    for day in found:
+        assert day.day
+        assert day.guest
+        for name in day.log:
+            assert name in events.CATALOGUE, f"{day.test}: {name} is not in the catalogue"
+            assert repr(name) in day.body, f"{day.test} does not look for {name}"
 
 
 if __name__ == "__main__":

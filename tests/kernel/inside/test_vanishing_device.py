@@ -53,6 +53,11 @@ def config(directory):
     }
 
 
+@pytest.mark.bad_day(
+    "the device is removed (`vdpa dev del`)",
+    guest="commands in flight answered, then its front-end is hung up on, within a second",
+    log="device.removed, service.failed",
+)
 async def test_a_device_that_is_removed_under_a_guest_is_let_go_at_once(vanishing, tmp_path):
     node = find_node(vanishing)
     async with DaemonProcess.start(tmp_path, config(tmp_path), deadline=60) as daemon:
