@@ -109,9 +109,9 @@ class RssConfig:
         if len(data) < tail + _RSS_TAIL.size:
             raise GuestError("command.length", f"mq.rss_config ends inside a table of {mask + 1}")
         max_tx_vq, key_length = _RSS_TAIL.unpack_from(data, tail)
-        expect(data, tail + _RSS_TAIL.size + key_length - 2, cls.name)
         table = struct.unpack_from(f"<{mask + 1}H", data, 2 + _RSS_HEAD.size)
-        return cls(hash_types, mask, unclassified, table, max_tx_vq, data[tail + _RSS_TAIL.size :])
+        key = _key(data, tail + _RSS_TAIL.size, key_length, cls.name)
+        return cls(hash_types, mask, unclassified, table, max_tx_vq, key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,5 +141,15 @@ class HashConfig:
         if len(data) < 2 + _HASH_HEAD.size:
             raise GuestError("command.length", "mq.hash_config ends before its key")
         hash_types, reserved, key_length = _HASH_HEAD.unpack_from(data, 2)
-        expect(data, _HASH_HEAD.size + key_length, cls.name)
-        return cls(hash_types, data[2 + _HASH_HEAD.size :], reserved)
+        return cls(hash_types, _key(data, 2 + _HASH_HEAD.size, key_length, cls.name), reserved)
+
+
+def _key(data: bytes, start: int, length: int, name: str) -> bytes:
+    """The key that ends a command.
+
+    What stands behind it is ignored: Linux 6.12 sends the tail padding of its own structure
+    (``sizeof`` where ``offsetof`` was meant, ``drivers/net/virtio_net.c``), and the specification is silent.
+    """
+    if len(data) < start + length:
+        raise GuestError("command.length", f"{name} ends inside a key of {length} bytes")
+    return data[start : start + length]
