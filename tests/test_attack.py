@@ -48,7 +48,7 @@ class Canaries:
     def __init__(self, rig: Rig) -> None:
         layout, self._view = rig.owner.shadow._layout, rig.owner.shadow.view
         assert layout.slots > self.FIRST
-        self.command = layout.commands + self.FIRST * layout.max_command
+        self.command = layout.commands + self.FIRST * layout.short_command
         self.answer = layout.answers + self.FIRST * 64
         self._parts = [(self.command, layout.readable), (self.answer, layout.size)]
         for begin, end in self._parts:

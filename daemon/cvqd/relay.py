@@ -193,12 +193,12 @@ class Relay:
             pending.ack = OK
             pending.state = self._ledger.local(command)
             return True
-        if not self._shadow.free:
-            return False
         answer, data = command.answer_length, pending.data
         if answer > ACK:
             answer = min(answer, pending.chain.writable_length)
             data = self._policy.for_device(command, data)
+        if not self._shadow.takes(len(data)):
+            return False
         self._submit(pending.id, pending, data, answer)
         if table:
             self._tables.sent(pending)

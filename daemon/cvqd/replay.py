@@ -37,13 +37,14 @@ async def replay(
     answer within ``deadline`` seconds of the last progress.
     """
     commands = list(commands)
+    data = [command.encode() for command in commands]
     widened = False
     sent = 0
     open_places: set[int] = set()
     expires = trio.current_time() + deadline
     while sent < len(commands) or open_places:
-        while sent < len(commands) and shadow.free:
-            shadow.submit(sent, commands[sent].encode(), expires)
+        while sent < len(commands) and shadow.takes(len(data[sent])):
+            shadow.submit(sent, data[sent], expires)
             open_places.add(sent)
             sent += 1
         if shadow.publish():
@@ -53,6 +54,7 @@ async def replay(
             if ack == ERR and may_widen and isinstance(commands[place], MacTableSet):
                 widened = True
                 commands.append(RxModeSet(RxMode.PROMISC, 1))
+                data.append(commands[-1].encode())
             elif ack != OK:
                 raise _failed(commands, place, EIO, f"acknowledged with {ack}")
             open_places.discard(place)

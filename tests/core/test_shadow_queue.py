@@ -45,7 +45,9 @@ def test_both_parts_are_whole_pages_and_nothing_overlaps():
         layout = ShadowLayout(num, max_command)
         assert layout.readable % PAGE == layout.size % PAGE == 0
         assert layout.commands >= sum(ring_sizes(num)[:2])
-        assert layout.commands + layout.slots * max_command <= layout.readable
+        assert layout.commands + layout.slots * layout.short_command <= layout.long_commands
+        assert layout.long_commands + layout.long_buffers * max_command <= layout.readable
+        assert max_command == layout.short_command or layout.long_buffers
         assert layout.readable + ring_sizes(num).used <= layout.answers < layout.size
 
 
@@ -67,14 +69,36 @@ def test_every_command_in_flight_has_buffers_of_its_own():
     pair = Pair(num=8)
     for token in range(4):
         pair.shadow.submit(token, bytes([token]) * 100, deadline=1)
-    assert pair.shadow.free == 0
+    assert not pair.shadow.takes(1)
     pair.shadow.publish()
     chains = [pair.take() for _ in range(4)]
     for token in (2, 0, 3, 1):
         assert chains[token].read(200) == bytes([token]) * 100
         pair.give(chains[token], bytes([token]))
     assert [answer[:2] for answer in pair.shadow.reap()] == [(2, 2), (0, 0), (3, 3), (1, 1)]
-    assert pair.shadow.free == 4
+    assert pair.shadow.takes(1)
+
+
+def test_long_commands_share_few_buffers_and_wait_for_them():
+    pair = Pair(num=16, max_command=4096)
+    for token in range(4):
+        assert pair.shadow.takes(4096)
+        pair.shadow.submit(token, bytes([token]) * 4096, deadline=1)
+    assert not pair.shadow.takes(513)
+    assert pair.shadow.takes(512)
+    pair.shadow.submit(4, b"s" * 512, deadline=1)
+    pair.shadow.publish()
+    chains = [pair.take() for _ in range(5)]
+    assert [chain.read(5000) for chain in chains] == [*(bytes([n]) * 4096 for n in range(4)), b"s" * 512]
+    pair.shadow.expire(1)
+    assert not pair.shadow.takes(513), "a quarantined buffer is not used again"
+    pair.give(chains[2])
+    assert [answer.token for answer in pair.shadow.reap()] == [2]
+    pair.shadow.submit(5, b"n" * 4096, deadline=2)
+    pair.shadow.publish()
+    assert pair.take().read(5000) == b"n" * 4096
+    assert [chains[n].read(5000) for n in (0, 1, 3)] == [bytes([n]) * 4096 for n in (0, 1, 3)]
+    assert not pair.shadow.takes(513)
 
 
 def test_indices_wrap():
@@ -99,8 +123,8 @@ def test_an_expired_command_keeps_its_slot_until_the_device_gives_it_back():
     assert (pair.shadow.deadline, pair.shadow.quarantined, pair.shadow.in_flight) == (11, 1, 1)
     pair.give(quick)
     assert pair.shadow.reap() == [(2, 0, False, b"")]
-    assert pair.shadow.free == 1, "the quarantined slot is not used again"
     pair.shadow.submit(3, b"next", deadline=20)
+    assert not pair.shadow.takes(1), "the quarantined slot is not used again"
     pair.shadow.publish()
     assert slow.read(10) == b"slow", "its buffer is untouched"
     pair.give(slow)
@@ -167,7 +191,7 @@ def test_a_command_given_back_without_a_status_has_none(ack, written, fault):
     pair.give(pair.take(), ack, written)
     assert pair.shadow.reap() == [(1, None, False, b"")]
     assert faults(pair) == [fault]
-    assert pair.shadow.free == 4
+    assert pair.shadow.takes(1)
 
 
 def test_a_used_index_that_jumps_breaks_the_queue_for_good():
@@ -177,7 +201,7 @@ def test_a_used_index_that_jumps_breaks_the_queue_for_good():
     assert pair.shadow.reap() == []
     assert faults(pair) == ["used.index"]
     assert pair.shadow.broken
-    assert pair.shadow.free == 0
+    assert not pair.shadow.takes(1)
     assert pair.shadow.expire(1) == [1], "what was in flight still ends"
 
 

@@ -5,7 +5,9 @@ device reads, an answer buffer it writes.  A slot that ran out of time stays
 *quarantined* (in flight, its buffers untouched) until the device gives it
 back, and its late answer is told apart from every other.  Slots are reused in
 turn, as late as possible: a device that completes an id twice then names one
-that is not in flight.
+that is not in flight.  The few commands that do not fit a slot (address
+tables, mostly) take one of a few long buffers besides: a device that pins
+memory may need a mapping for each page, and has some 2000 of them.
 
 The ring speaks the format that was negotiated for all rings of the device.
 The device is never asked for silence: there are few answers and each is waited
@@ -30,6 +32,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 PAGE: Final = 4096
+#: room for every command but the largest tables: a table of 64 addresses, RSS with 128 entries
+SHORT_COMMAND: Final = 512
+#: commands longer than that which can be in flight
+LONG_BUFFERS: Final = 4
 #: room for an ack and a short result; devices that count need more
 SHORT_ANSWER: Final = 64
 #: what the ack byte holds until the device writes it; no status of virtio 1.3 §5.1.6.5 has this value
@@ -64,9 +70,24 @@ class ShadowLayout:
         return _round_up(sum(_SPLIT.sizes(self.num)[:2]), 64)
 
     @property
+    def short_command(self) -> int:
+        """Bytes of a slot's own command buffer."""
+        return min(self.max_command, SHORT_COMMAND)
+
+    @property
+    def long_commands(self) -> int:
+        """Offset of the buffers for commands that do not fit a slot's own."""
+        return self.commands + self.slots * self.short_command
+
+    @property
+    def long_buffers(self) -> int:
+        """How many of those there are."""
+        return min(LONG_BUFFERS, self.slots) if self.max_command > self.short_command else 0
+
+    @property
     def readable(self) -> int:
         """Size of the part the device reads, offset of the part it writes."""
-        return _round_up(self.commands + self.slots * self.max_command, PAGE)
+        return _round_up(self.long_commands + self.long_buffers * self.max_command, PAGE)
 
     @property
     def answers(self) -> int:
@@ -104,11 +125,13 @@ class Answer(NamedTuple):
 
 
 class _InFlight:
-    __slots__ = ("answer", "deadline", "expired", "slot", "token")
+    __slots__ = ("answer", "deadline", "expired", "long", "slot", "token")
 
-    def __init__(self, token: int, slot: int, deadline: float, answer: int) -> None:
+    def __init__(self, token: int, slot: int, long: int | None, deadline: float, answer: int) -> None:
         self.token = token
         self.slot = slot
+        #: the long buffer that holds the command, if its slot's own does not
+        self.long = long
         self.deadline = deadline
         self.answer = answer
         self.expired = False
@@ -143,10 +166,12 @@ class ShadowQueue:
         )
         self._layout = layout
         self._commands = layout.commands
+        self._short = layout.short_command
         self._answers = layout.answers
         self._memory = memory
         self._iova = iova
         self._free = deque(range(layout.slots))
+        self._long = deque(range(layout.long_buffers))
         self._in_flight: dict[int, _InFlight] = {}
         self._faults: list[tuple[str, str]] = []
         #: set when the device's answers cannot be followed any more; only a device reset mends it
@@ -157,10 +182,9 @@ class ShadowQueue:
         """Commands that can be in flight at the most."""
         return self._layout.slots
 
-    @property
-    def free(self) -> int:
-        """Slots that can take a command now."""
-        return 0 if self.broken else len(self._free)
+    def takes(self, size: int) -> bool:
+        """Whether there is room for a command of ``size`` bytes (at most ``layout.max_command``) now."""
+        return bool(self._free and (size <= self._short or self._long)) and not self.broken
 
     @property
     def in_flight(self) -> int:
@@ -178,18 +202,23 @@ class ShadowQueue:
         return min((each.deadline for each in self._in_flight.values() if not each.expired), default=None)
 
     def submit(self, token: int, command: bytes, deadline: float, answer: int = 1) -> None:
-        """Put a command (at most ``layout.max_command`` bytes) in a free slot; ``publish`` shows it.
+        """Put a command that ``takes`` has room for in a free slot; ``publish`` shows it.
 
         The device may write ``answer`` bytes, the ack included; at most ``layout.max_answer``.
         """
         memory = self._memory
         slot = self._free.popleft()
-        at = self._commands + slot * self._layout.max_command
+        long = None
+        if len(command) <= self._short:
+            at = self._commands + slot * self._short
+        else:
+            long = self._long.popleft()
+            at = self._layout.long_commands + long * self._layout.max_command
         memory[at : at + len(command)] = command
         answer_at = self._answers + slot * self._layout.max_answer
         memory[answer_at] = UNWRITTEN
         buffer = ((self._iova + at, len(command), 0), (self._iova + answer_at, answer, DESC_WRITE))
-        self._in_flight[self._ring.offer(buffer)] = _InFlight(token, slot, deadline, answer)
+        self._in_flight[self._ring.offer(buffer)] = _InFlight(token, slot, long, deadline, answer)
 
     def publish(self) -> bool:
         """Let the device see every submitted command; whether there was one and a kick is due."""
@@ -213,6 +242,8 @@ class ShadowQueue:
     def _answer(self, id_: int, written: int) -> Answer:
         command = self._in_flight.pop(id_)
         self._free.append(command.slot)
+        if command.long is not None:
+            self._long.append(command.long)
         ack, result = None, b""
         if not 1 <= written <= command.answer:
             self._faults.append(("used.length", f"{written} bytes written of {command.answer}"))
