@@ -96,6 +96,27 @@ class RequestError(CvqdError):
     exit_code = 75
 
 
+class SnapshotError(CvqdError):
+    """Bytes that are no snapshot; ``offset`` is where in them that shows."""
+
+    exit_code = 65
+
+    def __init__(self, reason: str, offset: int = 0) -> None:
+        super().__init__(f"no snapshot: {reason} (byte {offset})")
+        self.reason = reason
+        self.offset = offset
+
+
+class CompatibilityError(CvqdError):
+    """A device that cannot carry on where a snapshot ends; ``shortcomings`` holds every reason."""
+
+    exit_code = 65
+
+    def __init__(self, shortcomings: list[str]) -> None:
+        super().__init__("; ".join(shortcomings))
+        self.shortcomings = shortcomings
+
+
 class SocketError(CvqdError):
     """A listening socket cannot be had; ``place`` is its path, or ``fd N`` if it was inherited."""
 
