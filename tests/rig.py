@@ -147,7 +147,7 @@ class Rig:
         HASH_REPORT makes the packet header longer, RSS gives a driver without MQ as many rings.
         """
         named = mask_of(Feature.PROTOCOL_FEATURES, Feature.HASH_REPORT, Feature.RSS)
-        return self.owner.offer.features & ~named
+        return self.owner.current.offer.features & ~named
 
     @property
     def status(self) -> dict[str, Any]:
@@ -195,7 +195,7 @@ class Guest:
         # tests reach into split rings; those of packed ones say so
         self.features = own & ~Feature.RING_PACKED.mask if features is None else features
         self.memory = memory or GuestMemory()
-        pairs = rig.owner.offer.max_pairs if self.features & mask_of(Feature.MQ, Feature.RSS) else 1
+        pairs = rig.owner.current.offer.max_pairs if self.features & mask_of(Feature.MQ, Feature.RSS) else 1
         ring_format = RingFormat.of(self.features)
         self.driver = NetDriver(self.memory, pairs, num, call_kind=call_kind, ring_format=ring_format)
         assert self.driver.control is not None

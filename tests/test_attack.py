@@ -46,7 +46,7 @@ class Canaries:
     FIRST = 16
 
     def __init__(self, rig: Rig) -> None:
-        layout, self._view = rig.owner.shadow._layout, rig.owner.shadow.view
+        layout, self._view = rig.owner.current.shadow._layout, rig.owner.current.shadow.view
         assert layout.slots > self.FIRST
         self.command = layout.commands + self.FIRST * layout.short_command
         self.answer = layout.answers + self.FIRST * 64
@@ -64,7 +64,7 @@ class Canaries:
 
 
 def shadow_address(rig: Rig) -> int:
-    placed = rig.owner.shadow.placed
+    placed = rig.owner.current.shadow.placed
     assert placed is not None
     return placed[1]
 
@@ -77,7 +77,7 @@ def foreign(rig: Rig, guest: Guest, where: str) -> int:
         "shadow command": shadow_address(rig) + canaries.command,
         "shadow answer": shadow_address(rig) + canaries.answer,
         "shadow ring": shadow_address(rig),
-        "the daemon's own address of it": rig.owner.shadow._region.address + canaries.command,
+        "the daemon's own address of it": rig.owner.current.shadow._region.address + canaries.command,
         "behind memory": end,
         "straddling the end": end - 32,
         "before memory": guest.memory.guest_address - 32,
@@ -216,7 +216,7 @@ async def test_memory_at_the_shadow_queues_address_is_the_guests_own(rig: Rig) -
     async with rig.guest() as first:
         await first.start()
         address = shadow_address(rig)
-    own = GuestMemory(size=rig.owner.shadow.size, guest_address=address)
+    own = GuestMemory(size=rig.owner.current.shadow.size, guest_address=address)
     async with rig.guest(memory=own) as guest:
         await guest.start()
         canaries = Canaries(rig)

@@ -229,7 +229,7 @@ async def test_a_command_that_waits_for_one_without_an_answer_goes_when_that_has
 
 @jumping_clock
 async def test_with_every_slot_quarantined_commands_still_end_in_time(rig: Rig, guest: Guest) -> None:
-    slots = rig.owner.shadow._layout.slots
+    slots = rig.owner.current.shadow._layout.slots
     fault(rig, "delay", delay=10, count=slots)
     for _ in range(slots // 16):
         heads = [guest.driver.post_command(A) for _ in range(16)]

@@ -102,7 +102,7 @@ async def restart(guest: Guest) -> None:
 
 
 def everything(rig: Rig) -> int:
-    return rig.owner.offer.features & ~Feature.PROTOCOL_FEATURES.mask
+    return rig.owner.current.offer.features & ~Feature.PROTOCOL_FEATURES.mask
 
 
 async def test_every_command_reaches_the_device_and_the_state_and_survives_a_new_start(tmp_path: Path, spec):
@@ -149,7 +149,7 @@ async def test_a_guest_without_multiqueue_knows_the_control_queue_by_its_own_ind
         features = everything(rig) & ~(Feature.MQ.mask | Feature.RSS.mask)
         async with rig.guest("uml", features=features) as guest:
             await guest.start()
-            assert (guest.control.index, rig.owner.offer.device_cvq_index) == (2, 4)
+            assert (guest.control.index, rig.owner.current.offer.device_cvq_index) == (2, 4)
             answer = await guest.driver.ask(StatsGet((StatsRequest(2, StatsType.CVQ.mask),)).encode())
             [block] = parse_blocks(answer[1:])
             assert (block.queue, block.counters) == (2, (1, 1))

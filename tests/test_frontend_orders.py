@@ -424,8 +424,8 @@ async def test_a_guest_that_declines_mq_has_its_control_queue_at_2_and_the_devic
     async with rig.guest("uml", features=rig.features & ~Feature.MQ.mask) as guest:
         await guest.start()
         assert rig.owner.running == {0, 1, 2}
-        assert rig.owner.isolation.cvq is not None
-        assert rig.owner.isolation.cvq.index == 4
+        assert rig.owner.current.isolation.cvq is not None
+        assert rig.owner.current.isolation.cvq.index == 4
         await guest.set_mac(MAC_A)
         assert await guest.command(VqPairsSet(2).encode()) == 1
 

@@ -68,7 +68,7 @@ async def refused(rig: Rig, front_end: FrontEnd) -> dict[str, Any]:
     assert not rig.backend.connected
     assert not rig.owner.running
     assert not len(rig.owner.memory.space)
-    assert not rig.owner._mappings.mapped(0)
+    assert not rig.owner.current.mappings.mapped(0)
     return event
 
 
@@ -633,7 +633,7 @@ async def test_a_mapping_that_the_device_refuses_halfway_leaves_nothing(rig: Rig
             await settled()
             (failed,) = rig.log.of("device.failed")
             assert failed["call"] == "VHOST_IOTLB_UPDATE"
-            assert not rig.owner._mappings.mapped(0)
+            assert not rig.owner.current.mappings.mapped(0)
             assert not rig.device.net.iotlb._spaces[0].recorded.extents
     # the guest's address is free again
     await next_is_served(rig)

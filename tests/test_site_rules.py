@@ -214,8 +214,8 @@ async def test_a_guest_is_not_offered_more_pairs_than_the_site_lets_it_have(tmp_
         await started(guest)
         assert decode(await guest.front_end.get_config(0, 24)).max_virtqueue_pairs == 2
         assert rig.owner.guest_cvq == 4
-        assert rig.owner.isolation.cvq is not None
-        assert rig.owner.isolation.cvq.index == 8, "the device's own stays where it is"
+        assert rig.owner.current.isolation.cvq is not None
+        assert rig.owner.current.isolation.cvq.index == 8, "the device's own stays where it is"
         assert await guest.command(VqPairsSet(2).encode()) == OK
         assert await guest.command(VqPairsSet(3).encode()) == ERR
         assert await guest.echo(frame(rig.owner.state.mac), pair=1)

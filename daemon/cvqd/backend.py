@@ -86,12 +86,12 @@ class Backend:
 
     async def serve(self, connection: Connection) -> None:
         """Serve a front-end until it leaves or breaks the protocol; the device is stopped afterwards."""
-        offer = self._owner.offer
+        offer = self._owner.current.offer
         session = self._session = Session(
             Offer(
                 offer.features & ~Feature.PROTOCOL_FEATURES.mask,
                 rings=2 * offer.max_pairs + 1,
-                ring_size=self._owner.facts.vring_num,
+                ring_size=self._owner.current.facts.vring_num,
                 protocol_features=self._protocol_features(),
             )
         )
@@ -134,7 +134,7 @@ class Backend:
 
     def _protocol_features(self) -> int:
         """A device without an MTU of its own gives nothing to check a front-end's against."""
-        has_mtu = self._owner.facts.features & Feature.MTU.mask
+        has_mtu = self._owner.current.facts.features & Feature.MTU.mask
         served = PROTOCOL_FEATURES_SERVED if has_mtu else PROTOCOL_FEATURES_SERVED & ~ProtocolFeature.MTU.mask
         return served | (ProtocolFeature.INBAND_NOTIFICATIONS.mask if self._offers_inband else 0)
 
@@ -327,7 +327,7 @@ class Backend:
             session.guest_ring(index)
 
     def _check_reach(self, request: str, regions: tuple[MemoryRegion, ...]) -> None:
-        first, last = self._owner.facts.iova
+        first, last = self._owner.current.facts.iova
         for region in regions:
             if region.guest_address < first or region.guest_address + region.size - 1 > last:
                 raise FrontendError(

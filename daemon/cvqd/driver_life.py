@@ -19,15 +19,14 @@ from cvqd.core.tracked import TrackedState
 from cvqd.own_commands import opening
 from cvqd.replay import replay as replay_commands
 from cvqd.wire import net_config
-from cvqd.wire.net_config import LinkStatus
 from cvqd.wire.net_control import AnnounceAck, MacAddrSet, MacTableSet, RxMode, RxModeSet
-from cvqd.wire.virtio import Feature, mask_of
+from cvqd.wire.virtio import Feature
 
 if TYPE_CHECKING:
-    from cvqd.core.features import FeatureOffer
     from cvqd.core.site_policy import SitePolicy
     from cvqd.events import EventLog
     from cvqd.limits import Limits
+    from cvqd.owned_device import OwnedDevice
     from cvqd.run import Run
     from cvqd.wire.net_control import Command
 
@@ -35,11 +34,10 @@ if TYPE_CHECKING:
 class DriverLife:
     """Tracked state and configuration space, from the guest's side of them."""
 
-    def __init__(self, offer: FeatureOffer, limits: Limits, device_config: bytes, log: EventLog) -> None:
+    def __init__(self, device: OwnedDevice, limits: Limits, log: EventLog) -> None:
         self.limits = limits
-        #: the device's configuration space as it was last read
-        self.device_config = device_config
-        self._offer = offer
+        #: where the driver lives now
+        self.device = device
         self._log = log
         self.ledger = Ledger(self._reset_state())
         self._own_mac = self.state.mac
@@ -56,18 +54,6 @@ class DriverLife:
         """The site's rules; the address that this life began with is always allowed."""
         return self.limits.site.allowing(self._own_mac)
 
-    @property
-    def sets_mac(self) -> bool:
-        """Whether the device lets the configured address be set."""
-        return bool(self._offer.features & Feature.CTRL_MAC_ADDR.mask)
-
-    @property
-    def device_announces(self) -> bool:
-        """Whether the device itself waits for its driver to announce itself."""
-        if self._offer.emulated & mask_of(Feature.STATUS, Feature.GUEST_ANNOUNCE):
-            return False
-        return bool(net_config.decode(self.device_config).status & LinkStatus.ANNOUNCE)
-
     def config(self) -> bytes:
         """Configuration space as the guest is to see it.
 
@@ -75,18 +61,17 @@ class DriverLife:
         life starts from there, whatever the one before it set.
         """
         state = self.state if self._present else self._reset_state()
-        return config_space.overlay(self.device_config, self._offer, state)
+        return config_space.overlay(self.device.config, self.device.offer, state)
 
-    def config_changed(self, device_config: bytes) -> None:
+    def config_changed(self) -> None:
         """Take in what the device announced."""
-        self.device_config = device_config
-        if self.device_announces and self.state.announce:
+        if self.device.announces and self.state.announce:
             # one acknowledgement answers one bit: from here on it is the device's
             self.ledger.local(AnnounceAck())
 
     def raise_announce(self) -> None:
         """Show the announce bit, unless the device does."""
-        if not self.device_announces:
+        if not self.device.announces:
             self.ledger.raise_announce()
 
     def left(self, reason: str | None = None) -> None:
@@ -103,29 +88,25 @@ class DriverLife:
         """Note what the rings tell at a start."""
         self._begins = self._begins or "every ring is initial"
 
-    def stopped(self, device_config: bytes) -> None:
+    def stopped(self) -> None:
         """Note that the device was reset: what is tracked is what a start will make of it."""
-        self.device_config = device_config
         self.ledger = Ledger(self.state)
 
     def runs(self) -> None:
         """Note that the driver is there."""
         self._present = True
 
-    async def restore(
-        self, run: Run, guest_features: int, device_config: bytes, driven_pairs: int | None
-    ) -> None:
+    async def restore(self, run: Run, guest_features: int, driven_pairs: int | None) -> None:
         """Give the device the state its driver left, or what a new driver begins with.
 
         ``driven_pairs`` is how many queue pairs are to run where cvqd drives the control queue, else None.
         """
-        self.device_config = device_config
         word = run.plan.features
         if self._begins is not None:
             commands = self.limits.site.opening(meant(guest_features), word)
             state = self._reset_state(word)
             self._own_mac = state.mac
-            if self.limits.mac is not None and self.sets_mac:
+            if self.limits.mac is not None and self.device.sets_mac:
                 commands.insert(0, MacAddrSet(self.limits.mac))
             if driven_pairs is not None:
                 commands += opening(word, driven_pairs, promiscuous=self.limits.site.promiscuous)
@@ -174,8 +155,8 @@ class DriverLife:
 
     def _reset_state(self, features: int = 0) -> TrackedState:
         """State that a driver with these features on the device begins with."""
-        own = net_config.decode(self.device_config).mac
-        return TrackedState.after_reset(self.limits.mac or own if self.sets_mac else own, features)
+        own = net_config.decode(self.device.config).mac
+        return TrackedState.after_reset(self.limits.mac or own if self.device.sets_mac else own, features)
 
     def _tell_driven(self, device_features: int) -> None:
         promiscuous = bool(self.state.rx >> RxMode.PROMISC & 1)

@@ -12,24 +12,23 @@ from cvqd.wire.vhost_vdpa import Access, Map
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from cvqd.core.mappings import Mappings
     from cvqd.events import EventLog
     from cvqd.host.shared_memory import SharedMemory
-    from cvqd.shadow import ShadowMemory
+    from cvqd.owned_device import OwnedDevice
 
 
 class GuestMemory:
     """The regions that a front-end gave, by guest-physical address."""
 
-    def __init__(self, mappings: Mappings, shadow: ShadowMemory, log: EventLog) -> None:
+    def __init__(self, device: OwnedDevice, log: EventLog) -> None:
         self.space = AddressSpace()
-        self._mappings = mappings
-        self._shadow = shadow
+        #: the device that follows each change
+        self.device = device
         self._log = log
 
     def displaces(self, added: Mapping[int, SharedMemory]) -> bool:
         """Whether these regions lie where the shadow memory is (it shares the guest's address space then)."""
-        return any(self._shadow.overlaps(GUEST_ASID, start, len(part)) for start, part in added.items())
+        return any(self.device.shadow.overlaps(GUEST_ASID, start, len(part)) for start, part in added.items())
 
     async def change(self, removed: Iterable[int], added: Mapping[int, SharedMemory]) -> None:
         """Unmap regions by guest address, then map others; what stays is not touched.
@@ -40,11 +39,11 @@ class GuestMemory:
         begun = monotonic_ns()
         gone = list(removed)
         if self.displaces(added):
-            await self._shadow.withdraw(self._mappings)
+            await self.device.shadow.withdraw(self.device.mappings)
         maps = [Map(start, len(part), part, 0, Access.READ_WRITE) for start, part in added.items()]
         for start in gone:
             self.space.remove(start, 1)
-        await self._mappings.change(GUEST_ASID, gone, maps)
+        await self.device.mappings.change(GUEST_ASID, gone, maps)
         for start, part in added.items():
             self.space.add(start, part.view)
         self._log.emit(
@@ -55,6 +54,12 @@ class GuestMemory:
             removed=len(gone),
             elapsed_us=(monotonic_ns() - begun) // 1000,
         )
+
+    async def show(self, device: OwnedDevice) -> None:
+        """Map every region on another device as well, which has none of them yet."""
+        starts = {extent.start for extent in self.space.extents}
+        here = self.device.mappings.mapped(GUEST_ASID)
+        await device.mappings.change(GUEST_ASID, (), [entry for entry in here if entry.iova in starts])
 
     async def release(self) -> None:
         """Forget every region; the device must be stopped."""

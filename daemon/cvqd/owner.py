@@ -15,26 +15,22 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from cvqd.core import features, lifecycle
-from cvqd.core.isolation import Isolation, Verdict
-from cvqd.core.mappings import Mappings
+from cvqd.core import lifecycle
 from cvqd.core.policy import HashLimits, Policy
 from cvqd.core.restore import replay, replay_running
 from cvqd.driver_life import DriverLife
-from cvqd.errors import DeviceError, IsolationError, RequestError
+from cvqd.errors import DeviceError, RequestError
 from cvqd.guest_memory import GuestMemory
-from cvqd.guest_ring import used_index
 from cvqd.relay import Relay
 from cvqd.run import Run
-from cvqd.shadow import ShadowMemory
 from cvqd.wire import net_config
 from cvqd.wire.net_control import VqPairsSet
 from cvqd.wire.ring_format import RingFormat
 from cvqd.wire.virtio import Feature, control_queue_index, feature_names, mask_of
 
 if TYPE_CHECKING:
-    from cvqd.core.device import VdpaDevice
-    from cvqd.core.lifecycle import DeviceFacts
+    from collections.abc import Sequence
+
     from cvqd.core.shadow_queue import ShadowQueue
     from cvqd.core.site_policy import SitePolicy
     from cvqd.core.tracked import TrackedState
@@ -42,31 +38,24 @@ if TYPE_CHECKING:
     from cvqd.guest_ring import GuestRing
     from cvqd.journal import Journal
     from cvqd.limits import Limits
+    from cvqd.owned_device import OwnedDevice
     from cvqd.relay import CommandQueue
 
 
 class Owner:
-    """Owns a device that ``lifecycle.inspect`` looked at; one task at a time may call its async methods."""
+    """Owns the device it is given first; one task at a time may call its async methods."""
 
-    def __init__(
-        self, device: VdpaDevice, facts: DeviceFacts, limits: Limits, log: EventLog, journal: Journal
-    ) -> None:
-        self.device = device
-        self.facts = facts
-        self.offer = features.offer(
-            facts.features, facts.max_pairs, facts.vqs, limits.site.pairs, suspends=facts.suspends
-        )
-        self.isolation = Isolation(Verdict.NONE, (), "not judged yet")
+    def __init__(self, device: OwnedDevice, limits: Limits, log: EventLog, journal: Journal) -> None:
+        #: the device that the guest runs on, or will
+        self.current = device
         #: the guest's features, without bit 30
         self.features = 0
-        self.shadow = ShadowMemory(facts, limits.max_command)
         #: seconds that a stop waits for the device's answers, if no deadline comes before
         self.patience = inf
         self._log = log
         self._journal = journal
-        self._mappings = Mappings(device, facts.backend_used)
-        self.memory = GuestMemory(self._mappings, self.shadow, log)
-        self.life = DriverLife(self.offer, limits, facts.config, log)
+        self.memory = GuestMemory(device, log)
+        self.life = DriverLife(device, limits, log)
         self._run: Run | None = None
 
     # what is known
@@ -86,17 +75,17 @@ class Owner:
         """Index of the guest's control queue for its features."""
         if not self.features & Feature.CTRL_VQ.mask:
             return None
-        return control_queue_index(self.features, self.offer.max_pairs)
+        return control_queue_index(self.features, self.current.offer.max_pairs)
 
     @property
     def guest_pairs(self) -> int:
         """Queue pairs the guest has rings for."""
-        return self.offer.max_pairs if self.features & mask_of(Feature.MQ, Feature.RSS) else 1
+        return self.current.offer.max_pairs if self.features & mask_of(Feature.MQ, Feature.RSS) else 1
 
     @property
     def drives_cvq(self) -> bool:
         """Whether cvqd drives the device's control queue, because the guest's does not come this far."""
-        return self.guest_cvq is None and self.isolation.cvq is not None
+        return self.guest_cvq is None and self.current.isolation.cvq is not None
 
     @property
     def quarantined(self) -> int:
@@ -105,27 +94,6 @@ class Owner:
         return queue.quarantined if queue else 0
 
     # what is asked for
-
-    async def judge(self) -> None:
-        """Judge isolation; IsolationError where the policy requires what cannot be had."""
-        has_cvq = bool(self.offer.features & Feature.CTRL_VQ.mask)
-        index = self.offer.device_cvq_index if has_cvq else None
-        before = self.isolation
-        self.isolation = found = await lifecycle.judge_isolation(self.device, self.facts, index)
-        if found == before:
-            return
-        self._log.emit(
-            "isolation.verdict",
-            verdict=found.verdict.value,
-            reason=found.reason,
-            queues=[f"{queue.index}: group {queue.group}, ASID {queue.asid}" for queue in found.queues],
-        )
-        if found.cvq is None or found.verdict is not Verdict.SHARED:
-            return
-        if self.life.limits.require_isolation:
-            self._log.emit("isolation.refused", queue=found.cvq.index, reason=found.reason)
-            raise IsolationError(f"control queue {found.cvq.index}: {found.reason}")
-        self._log.emit("isolation.shared", queue=found.cvq.index, reason=found.reason)
 
     def amend(self, *, site: SitePolicy, deadline: float) -> None:
         """Judge by other rules and wait for another time from the next command on.
@@ -139,7 +107,7 @@ class Owner:
     def check_site(self) -> None:
         """Say which of the site's rules this device cannot keep, and which its guest went beyond before."""
         for rule, feature in self.life.site.needs.items():
-            if not self.offer.features & feature.mask:
+            if not self.current.offer.features & feature.mask:
                 self._log.emit("policy.not_enforced", rule=rule, feature=feature.name)
         if self._run is not None:
             rules = self.life.site.broken_by(replay(self.state, self._run.plan.features))
@@ -148,14 +116,12 @@ class Owner:
 
     async def negotiate(self, guest_features: int) -> None:
         """Take the guest's features and try them on the device; DeviceError refuses them."""
-        beyond = guest_features & ~self.offer.features
+        beyond = guest_features & ~self.current.offer.features
         if beyond:
             raise DeviceError(
                 "VHOST_SET_FEATURES", EINVAL, f"{', '.join(feature_names(beyond))} was not offered"
             )
-        await lifecycle.negotiate(self.device, self._device_word(guest_features))
-        await self._mappings.restore()
-        await self.judge()
+        await self.current.negotiate(self.current.word(guest_features, self.life.limits))
         self.features = guest_features
         self._log.emit("frontend.negotiated", features=feature_names(guest_features))
 
@@ -178,25 +144,8 @@ class Owner:
         # only a driver that starts over shows rings that were never used
         if all(ring.initial(self.memory.space, ring_format) for ring in rings):
             self.life.rings_are_initial()
-        cvq = self.isolation.cvq
-        if cvq is not None:
-            await self.shadow.place(self._mappings, self.isolation.asid)
-        run = Run(self._device_word(self.features), data, control, self.shadow, cvq.index if cvq else None)
-        try:
-            await lifecycle.bring_up(self.device, self.facts, self._mappings, self.isolation, run.plan)
-            config = await self._read_config()
-            await self.life.restore(run, self.features, config, pairs if self.drives_cvq else None)
-            run.attach(self.memory.space, self._relay)
-            await lifecycle.enable_data(self.device, self.facts, run.plan)
-            await self.life.put_back(run, replay_running(self.state, run.plan.features))
-        except BaseException:
-            with trio.CancelScope(shield=True):
-                await run.stop_device(self.device, self.facts)
-            raise
-        self._run = run
-        self.life.runs()
-        run.ring_all()
-        nursery.start_soon(run.relay)
+        run = await self.bring_up(self.current, data, control, pairs)
+        await self.enable(run, nursery)
         self._log.emit(
             "device.started",
             features=feature_names(run.plan.features),
@@ -204,6 +153,41 @@ class Owner:
             rings=sorted(self.running),
             elapsed_us=(monotonic_ns() - begun) // 1000,
         )
+
+    async def bring_up(
+        self, device: OwnedDevice, data: Sequence[GuestRing], control: GuestRing | None, pairs: int
+    ) -> Run:
+        """Start a device, with only its control queue enabled and with its driver's state put back.
+
+        After an error the device is reset.
+        """
+        await device.place_shadow()
+        run = Run(device, device.word(self.features, self.life.limits), data, control)
+        driven = self.guest_cvq is None and run.queue is not None
+        try:
+            await lifecycle.bring_up(device.device, device.facts, device.mappings, device.isolation, run.plan)
+            await device.read_config()
+            await self.life.restore(run, self.features, pairs if driven else None)
+            run.attach(self.memory.space, self._relay)
+        except BaseException:
+            with trio.CancelScope(shield=True):
+                await run.stop_device()
+            raise
+        return run
+
+    async def enable(self, run: Run, nursery: trio.Nursery) -> None:
+        """Let the guest's rings run; the device is the guest's from now on.  After an error it is reset."""
+        try:
+            await lifecycle.enable_data(run.device.device, run.device.facts, run.plan)
+            await self.life.put_back(run, replay_running(self.state, run.plan.features))
+        except BaseException:
+            with trio.CancelScope(shield=True):
+                await run.stop_device()
+            raise
+        self._run = run
+        self.life.runs()
+        run.ring_all()
+        run.begin(nursery)
 
     async def set_pairs(self, pairs: int) -> None:
         """Let this many queue pairs run, if nobody but cvqd can; what the device says to it is in the log."""
@@ -231,20 +215,12 @@ class Owner:
         with trio.CancelScope(shield=True):
             await run.end(self.patience)
             self._run = None
-            bases = await run.stop_device(self.device, self.facts)
-            config = await self._read_config()
+            bases = await run.stop_device()
+            await self.current.read_config()
         how = "suspend" if bases is not None else "reset"
-        if bases is None:
-            # a device that cannot say where it stopped has finished what it used
-            bases = {
-                plan.index: used_index(self.memory.space, plan.num, plan.addresses, run.format)
-                for plan in run.plan.data
-            }
-        if run.guest is not None and run.guest_cvq is not None:
-            bases[run.guest_cvq.index] = run.guest.base
-        self.life.stopped(config)
+        self.life.stopped()
         self._log.emit("device.stopped", how=how, reason=reason)
-        return bases
+        return run.bases(bases, self.memory.space)
 
     async def rebind(self, own: GuestRing) -> None:
         """Lend a running ring new descriptors; the old ones are still open."""
@@ -253,33 +229,24 @@ class Owner:
         if own.index == self.guest_cvq:
             self._run.rebind(own)
             return
-        await self.device.set_vring_call(own.index, own.call)
-        await self.device.set_vring_kick(own.index, own.kick)
+        await self.current.device.set_vring_call(own.index, own.call)
+        await self.current.device.set_vring_kick(own.index, own.kick)
 
     async def read_config(self) -> bytes:
         """The guest's configuration space as it is now.
 
         The device is asked: not every change is announced, an acknowledged announcement is not.
         """
-        self.life.device_config = await self._read_config()
+        await self.current.read_config()
         return self.life.config()
 
     async def refresh_config(self) -> None:
         """Read the configuration space again after the device announced a change."""
-        self.life.config_changed(await self._read_config())
-        status = net_config.decode(self.life.device_config).status
+        status = net_config.decode(await self.current.read_config()).status
+        self.life.config_changed()
         self._log.emit("device.config_changed", status=status)
 
     # steps
-
-    async def _read_config(self) -> bytes:
-        return await self.device.get_config(0, len(self.facts.config))
-
-    def _device_word(self, guest_features: int) -> int:
-        word = self.offer.device_word(guest_features, self.facts.features)
-        limits = self.life.limits
-        word |= limits.site.features & self.offer.features
-        return word | Feature.CTRL_MAC_ADDR.mask if limits.mac and self.life.sets_mac else word
 
     def _relay(self, run: Run, guest: CommandQueue, shadow: ShadowQueue) -> Relay:
         return Relay(
@@ -297,16 +264,16 @@ class Owner:
 
     def _policy(self, run: Run) -> Policy:
         """What the guest's commands are judged by in this run."""
-        space = net_config.decode(self.life.device_config)
+        space = net_config.decode(run.device.config)
         data = {plan.index for plan in run.plan.data}
         return Policy(
             run.plan.features if run.guest_cvq is None else self.features,
             self.guest_pairs,
-            announces=bool(self.offer.emulated & Feature.GUEST_ANNOUNCE.mask),
+            announces=bool(run.device.offer.emulated & Feature.GUEST_ANNOUNCE.mask),
             hashing=HashLimits(
                 space.rss_max_key_size, space.rss_max_indirection_table_length, space.supported_hash_types
             ),
             disabled=frozenset(range(2 * self.guest_pairs)) - data,
-            device_cvq=self.offer.device_cvq_index,
-            max_answer=self.shadow.max_answer,
+            device_cvq=run.device.offer.device_cvq_index,
+            max_answer=run.device.shadow.max_answer,
         )

@@ -9,22 +9,21 @@ import trio
 from cvqd.core import lifecycle
 from cvqd.core.guest_queue import GuestQueue
 from cvqd.core.lifecycle import RingPlan, StartPlan
+from cvqd.guest_ring import used_index
 from cvqd.host import shared_memory
 from cvqd.host.doorbell import Doorbell, DoorbellSet, ring
 from cvqd.own_commands import OwnQueue
 from cvqd.wire.ring_format import RingFormat
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
 
     from cvqd.core.address_space import AddressSpace
-    from cvqd.core.device import VdpaDevice
-    from cvqd.core.lifecycle import DeviceFacts
     from cvqd.core.shadow_queue import ShadowQueue
     from cvqd.core.site_policy import SitePolicy
     from cvqd.guest_ring import GuestRing
+    from cvqd.owned_device import OwnedDevice
     from cvqd.relay import CommandQueue, Relay
-    from cvqd.shadow import ShadowMemory
 
 
 class Run:
@@ -35,18 +34,19 @@ class Run:
 
     def __init__(
         self,
+        device: OwnedDevice,
         features: int,
-        data: list[GuestRing],
+        data: Sequence[GuestRing],
         guest_cvq: GuestRing | None,
-        shadow: ShadowMemory,
-        device_cvq: int | None,
     ) -> None:
+        """``features`` are those of the device; its shadow memory is placed."""
+        self.device = device
         self._kick = Doorbell()
         self._call = Doorbell()
         self.doorbells = DoorbellSet()
         self.doorbells.add(self._call.fileno())
-        self._scope = trio.CancelScope()
-        self._ended = trio.Event()
+        self._scope: trio.CancelScope
+        self._ended: trio.Event
         self._relay: Relay | None = None
         #: the guest's and the device's: feature words bind all rings
         self.format = RingFormat.of(features)
@@ -57,15 +57,17 @@ class Run:
         self.own: OwnQueue | None = None
         self._own_kick = Doorbell()
         self.guest_cvq = guest_cvq
-        control = None
-        if device_cvq is not None:
-            control = shadow.plan(device_cvq, self.format, self._kick.fileno(), self._call.fileno())
+        control, cvq = None, device.isolation.cvq
+        if cvq is not None:
+            control = device.shadow.plan(cvq.index, self.format, self._kick.fileno(), self._call.fileno())
         self.plan = StartPlan(
             features,
             tuple(RingPlan(r.index, r.num, r.addresses, r.base, r.kick, r.call) for r in data),
             control,
         )
-        self.queue: ShadowQueue | None = shadow.queue(self.format, self._fence) if control else None
+        self.queue: ShadowQueue | None = None
+        if control is not None:
+            self.queue = device.shadow.queue(self.format, self._fence)
 
     @property
     def rings(self) -> frozenset[int]:
@@ -129,8 +131,13 @@ class Run:
         if self._relay is not None:
             self._relay.site, self._relay.deadline = site, deadline
 
-    async def relay(self) -> None:
-        """Relay the guest's commands until ``end``."""
+    def begin(self, nursery: trio.Nursery) -> None:
+        """Relay the guest's commands until ``end``; may begin again after it."""
+        self._scope = trio.CancelScope()
+        self._ended = trio.Event()
+        nursery.start_soon(self._relay_commands)
+
+    async def _relay_commands(self) -> None:
         try:
             with self._scope:
                 if self._relay is not None:
@@ -152,14 +159,30 @@ class Run:
         if self._relay is not None:
             await self._relay.drain(self.doorbells, patience)
 
-    async def stop_device(self, device: VdpaDevice, facts: DeviceFacts) -> dict[int, int] | None:
+    def bases(self, reported: Mapping[int, int] | None, memory: AddressSpace) -> dict[int, int]:
+        """Where each ring goes on, by the guest's index; ``reported`` is the device's word, if it gave it."""
+        if reported is None:
+            # a device that cannot say where it stopped has finished what it used
+            reported = {
+                plan.index: used_index(memory, plan.num, plan.addresses, self.format)
+                for plan in self.plan.data
+            }
+        if self.guest is None or self.guest_cvq is None:
+            return dict(reported)
+        return {**reported, self.guest_cvq.index: self.guest.base}
+
+    async def stop_device(self) -> dict[int, int] | None:
         """Stop the device and let go of everything; see ``lifecycle.stop``."""
         try:
-            return await lifecycle.stop(device, facts, self.plan)
+            return await lifecycle.stop(self.device.device, self.device.facts, self.plan)
         finally:
-            self.doorbells.close()
-            self._kick.close()
-            self._call.close()
-            self._own_kick.close()
-            # relay and run hold each other, and the relay the guest's memory
-            self._relay = None
+            self.close()
+
+    def close(self) -> None:
+        """Let go of everything; the device and the relay must have."""
+        self.doorbells.close()
+        self._kick.close()
+        self._call.close()
+        self._own_kick.close()
+        # relay and run hold each other, and the relay the guest's memory
+        self._relay = None

@@ -18,18 +18,19 @@ import trio
 from cvqd import __version__
 from cvqd.backend import Backend
 from cvqd.config import CharDevice, IsolationPolicy
-from cvqd.core import lifecycle
 from cvqd.errors import UnavailableError
 from cvqd.host import control, unix_listener
 from cvqd.host.doorbell import Doorbell, DoorbellSet
 from cvqd.host.listener import Listener
 from cvqd.journal import Journal
 from cvqd.limits import Limits
+from cvqd.owned_device import OwnedDevice
 from cvqd.owner import Owner
 from cvqd.reload import Reloader
 from cvqd.simulator.device import SimulatedDevice
 from cvqd.status import (
     SCHEMA,
+    DeviceStatus,
     Phase,
     ProbeReport,
     Status,
@@ -41,8 +42,6 @@ from cvqd.status import (
     probe_report,
     state_status,
 )
-from cvqd.wire.vhost_vdpa import backend_names
-from cvqd.wire.virtio import feature_names
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -114,8 +113,8 @@ async def probe(config: DeviceConfig, log: EventLog) -> ProbeReport:
     async with open_device(config, log) as device:
         unlimited = Limits(require_isolation=False, deadline=1.0, max_command=256)
         owner = await take(device, unlimited, log, Journal(log))
-        shown = device_status(device.kind, device.path, owner.facts, owner.offer)
-        return probe_report(shown, owner.isolation)
+        shown = _device_status(owner.current)
+        return probe_report(shown, owner.current.isolation)
 
 
 @asynccontextmanager
@@ -141,17 +140,7 @@ async def open_device(config: DeviceConfig, log: EventLog) -> AsyncIterator[Vdpa
 
 async def take(device: VdpaDevice, limits: Limits, log: EventLog, journal: Journal) -> Owner:
     """Inspect a device and judge it before anybody connects; DeviceError, IsolationError."""
-    facts = await lifecycle.inspect(device)
-    owner = Owner(device, facts, limits, log, journal)
-    log.emit(
-        "device.opened",
-        kind=device.kind,
-        path=device.path,
-        features=feature_names(facts.features),
-        masked=[f"{entry.name}: {entry.reason}" for entry in owner.offer.masked],
-        backend=backend_names(facts.backend_features),
-    )
-    await owner.judge()
+    owner = Owner(await OwnedDevice.take(device, limits, log), limits, log, journal)
     owner.check_site()
     return owner
 
@@ -171,19 +160,22 @@ def instance_status(instance: str, owner: Owner, backend: Backend, journal: Jour
     """Everything that is known now."""
     # a busy guest's last commands may not be counted yet
     journal.tell()
-    device = owner.device
     phase: Phase = "running" if owner.running else "connected" if backend.connected else "waiting"
     return {
         "schema": SCHEMA,
         "instance": instance,
         "phase": phase,
-        "device": device_status(device.kind, device.path, owner.facts, owner.offer),
+        "device": _device_status(owner.current),
         "frontend": frontend_status(owner.features if backend.connected else None, backend.bridged),
-        "isolation": isolation_status(owner.isolation),
+        "isolation": isolation_status(owner.current.isolation),
         "state": state_status(owner.state, uncertain=owner.life.ledger.uncertain),
         "counters": counters_status(journal, quarantined=owner.quarantined),
         "commands": commands_status(journal.recent),
     }
+
+
+def _device_status(owned: OwnedDevice) -> DeviceStatus:
+    return device_status(owned.device.kind, owned.device.path, owned.facts, owned.offer)
 
 
 async def _await_signal(scope: trio.CancelScope, log: EventLog) -> None:
@@ -198,7 +190,7 @@ async def _await_removal(owner: Owner, log: EventLog) -> None:
     # nobody who runs on the simulator needs it
     from cvqd.host.removal import wait_removed  # noqa: PLC0415
 
-    path = owner.device.path
+    path = owner.current.device.path
     try:
         await wait_removed(path)
     except OSError as error:

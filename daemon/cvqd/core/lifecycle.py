@@ -69,6 +69,11 @@ class DeviceFacts:
         return bool(self.backend_features & Backend.SUSPEND.mask)
 
     @property
+    def tells_where(self) -> bool:
+        """Whether a stop leaves no doubt where its rings go on."""
+        return self.suspends and self.keeps_indices
+
+    @property
     def enables_late(self) -> bool:
         """Whether rings may be enabled while DRIVER_OK is set."""
         return bool(self.backend_features & Backend.ENABLE_AFTER_DRIVER_OK.mask)
@@ -207,14 +212,31 @@ async def stop(device: VdpaDevice, facts: DeviceFacts, plan: StartPlan) -> dict[
     Every descriptor lent to the device is unbound.
     """
     bases: dict[int, int] | None = None
-    if facts.backend_used & Backend.SUSPEND.mask and facts.keeps_indices:
+    if facts.tells_where:
         await device.suspend()
-        bases = {ring.index: await device.get_vring_base(ring.index) for ring in plan.data}
+        bases = await take_bases(device, plan)
     await device.set_status(0)
+    await unbind(device, plan)
+    return bases
+
+
+async def take_bases(device: VdpaDevice, plan: StartPlan) -> dict[int, int]:
+    """Where each data ring of a suspended device goes on."""
+    return {ring.index: await device.get_vring_base(ring.index) for ring in plan.data}
+
+
+async def bind(device: VdpaDevice, plan: StartPlan) -> None:
+    """Lend the device every ring's descriptors."""
+    for ring in plan.rings:
+        await device.set_vring_call(ring.index, ring.call)
+        await device.set_vring_kick(ring.index, ring.kick)
+
+
+async def unbind(device: VdpaDevice, plan: StartPlan) -> None:
+    """Take every ring's descriptors back."""
     for ring in plan.rings:
         await device.set_vring_kick(ring.index, -1)
         await device.set_vring_call(ring.index, -1)
-    return bases
 
 
 async def _if_supported(question: Awaitable[int]) -> int | None:

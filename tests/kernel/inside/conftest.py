@@ -72,9 +72,9 @@ class Instance:
     @asynccontextmanager
     async def guest(self, features=None, size=8 << 20):
         """A guest whose driver runs; ``features`` are those it takes, all that are offered if None."""
-        offered = self.owner.offer.features & ~Feature.PROTOCOL_FEATURES.mask
+        offered = self.owner.current.offer.features & ~Feature.PROTOCOL_FEATURES.mask
         taken = offered if features is None else features & offered
-        pairs = self.owner.offer.max_pairs if taken & Feature.MQ.mask else 1
+        pairs = self.owner.current.offer.max_pairs if taken & Feature.MQ.mask else 1
         memory = GuestMemory(size)
         order = ORDERS["qemu"]
         async with await FrontEnd.connect(self.socket) as front_end:

@@ -39,7 +39,7 @@ def foreign(daemon, where):
     address = {
         "shadow command": shadow_address(daemon) + canaries.command,
         "shadow answer": shadow_address(daemon) + canaries.answer,
-        "the daemon's own address of it": daemon.owner.shadow._region.address + canaries.command,
+        "the daemon's own address of it": daemon.owner.current.shadow._region.address + canaries.command,
     }[where]
     return canaries, address
 

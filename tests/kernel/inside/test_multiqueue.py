@@ -62,7 +62,7 @@ async def carries(driver, pair):
 
 async def test_every_pair_the_guest_sets_carries_frames(instance):
     async with instance(OFFERED, mac=MAC) as daemon, daemon.guest() as driver:
-        queues = daemon.owner.isolation.queues
+        queues = daemon.owner.current.isolation.queues
         assert [(queue.group, queue.asid) for queue in queues] == [(0, 0)] * 8 + [(1, 1)]
         assert await driver.command(VqPairsSet(4).encode()) == OK
         for pair in range(4):
@@ -76,7 +76,7 @@ async def test_a_guest_that_declines_mq_has_its_control_queue_at_2_and_the_devic
     async with instance(OFFERED, mac=MAC) as daemon, daemon.guest(~Feature.MQ.mask) as driver:
         assert driver.control.index == 2
         assert daemon.owner.guest_cvq == 2
-        cvq = daemon.owner.isolation.cvq
+        cvq = daemon.owner.current.isolation.cvq
         assert (cvq.index, cvq.group, cvq.asid) == (8, 1, 1)
         assert await driver.command(MacAddrSet(MAC).encode()) == OK
         assert await daemon.device.get_config(0, 6) == MAC
@@ -94,8 +94,8 @@ async def test_with_mq_withheld_the_control_queue_falls_into_the_data_group(inst
     assert "control queue 2: queue 2 shares group 0 with queues 0, 1, 3, 4, 5, 6, 7" in str(error)
 
     async with instance(WITHHELD, require_isolation=False, mac=MAC) as daemon:
-        assert daemon.owner.isolation.verdict is Verdict.SHARED
-        assert daemon.owner.isolation.cvq.index == 2
+        assert daemon.owner.current.isolation.verdict is Verdict.SHARED
+        assert daemon.owner.current.isolation.cvq.index == 2
         (warned,) = daemon.log.of("isolation.shared")
         assert warned["queue"] == 2
         async with daemon.guest() as driver:

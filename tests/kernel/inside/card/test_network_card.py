@@ -149,7 +149,7 @@ async def test_ring_indices_are_neither_reported_nor_taken():
 @pytest.mark.usefixtures("unlimited")
 async def test_the_shipped_drivers_commands_reach_the_card(instance, monitor):
     async with instance(NODE, require_isolation=False) as daemon:
-        assert daemon.owner.isolation.verdict is Verdict.SHARED
+        assert daemon.owner.current.isolation.verdict is Verdict.SHARED
         async with daemon.guest(PLAIN, SIZE) as driver:
             assert await driver.command(MacAddrSet(bytes.fromhex(NEW.replace(":", ""))).encode()) == OK
             assert monitor.filter["main-mac"] == NEW
@@ -180,7 +180,7 @@ async def test_guest_memory_is_pinned_and_let_go(instance):
         async with daemon.guest(PLAIN, SIZE):
             assert pinned() >= SIZE
         # the shadow memory stays, in the same address space
-        assert pinned() == len(daemon.owner.shadow._region)
+        assert pinned() == len(daemon.owner.current.shadow._region)
     assert pinned() == 0
 
 
