@@ -202,7 +202,7 @@ def test_a_reset_forgets_commands_and_restores_the_configured_address(control):
         (b"\x63\x07", "class_99.7"),
     ],
 )
-def test_every_datahas_a_name(control, data, name):
+def test_every_request_has_a_name(control, data, name):
     assert control.name(data) == name
 
 
