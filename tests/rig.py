@@ -156,9 +156,9 @@ class Rig:
 
     @property
     def counters(self) -> dict[str, int]:
-        """Rare things by name."""
-        other: dict[str, int] = self.status["counters"]["other"]
-        return other
+        """Refusals by reason, and rare things by name."""
+        found = self.status["counters"]
+        return {**found["refusals"], **found["other"]}
 
     async def connect(self) -> FrontEnd:
         """A front-end that has said nothing yet."""

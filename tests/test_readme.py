@@ -8,7 +8,7 @@ from pathlib import Path
 
 import bad_days
 import command_table
-from cvqd import config, events
+from cvqd import config, events, metrics
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 
@@ -22,6 +22,15 @@ def event_table() -> list[str]:
     return rows
 
 
+def metric_table() -> list[str]:
+    """One row per metric, under the name that queries use."""
+    rows = ["| metric | type | meaning | labels |", "|---|---|---|---|"]
+    for metric in metrics.CATALOGUE.values():
+        labels = ", ".join(f"`{label}`" for label in metric.labels)
+        rows.append(f"| `{metric.sample}` | {metric.kind} | {metric.meaning} | {labels} |")
+    return rows
+
+
 def with_tables(text: str) -> str:
     """The text with every generated part as the code has it."""
     tables = (
@@ -29,6 +38,7 @@ def with_tables(text: str) -> str:
         ("config table", config.table()),
         ("event table", event_table()),
         ("bad day table", bad_days.table()),
+        ("metric table", metric_table()),
     )
     for name, rows in tables:
         block = "\n".join([f"<!-- {name} -->", *rows, "<!-- end -->"])

@@ -8,7 +8,10 @@ and holds every log call to this list; the README's table is made from it.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +38,22 @@ class EventLog(Protocol):
 
     def enabled(self, name: str, /) -> bool:
         """Whether ``emit`` would write this event: lets a busy path skip building fields."""
+
+
+class CountingLog(EventLog, Protocol):
+    """A log that counts; all numbers only grow."""
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """Events by name, also those that were not written."""
+
+    @property
+    def limited(self) -> int:
+        """Lines left out because a guest caused too many."""
+
+    @property
+    def dropped(self) -> int:
+        """Lines that found no room on their way out."""
 
 
 _ALL: Final = (

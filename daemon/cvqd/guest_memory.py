@@ -26,6 +26,11 @@ class GuestMemory:
         self.device = device
         self._log = log
 
+    @property
+    def bytes(self) -> int:
+        """Size of all regions together."""
+        return sum(len(extent.view) for extent in self.space.extents)
+
     def displaces(self, added: Mapping[int, SharedMemory]) -> bool:
         """Whether these regions lie where the shadow memory is (it shares the guest's address space then)."""
         return any(self.device.shadow.overlaps(GUEST_ASID, start, len(part)) for start, part in added.items())
@@ -49,7 +54,7 @@ class GuestMemory:
         self._log.emit(
             "memory.mapped",
             regions=len(self.space),
-            bytes=sum(len(extent.view) for extent in self.space.extents),
+            bytes=self.bytes,
             added=len(added),
             removed=len(gone),
             elapsed_us=(monotonic_ns() - begun) // 1000,

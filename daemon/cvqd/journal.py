@@ -12,6 +12,7 @@ from collections import Counter, deque
 from time import monotonic_ns
 from typing import TYPE_CHECKING, Final
 
+from cvqd.histogram import Histogram
 from cvqd.wire.net_control import ERR, NAMES, OK, Command, MacTableSet, name_of
 
 if TYPE_CHECKING:
@@ -96,13 +97,21 @@ class Pending:
 
 
 class Journal:
-    """Counters and memory of one instance; ``device_faults`` and the rest only grow."""
+    """Counters and memory of one instance; ``device_faults`` and the rest only grow.
+
+    ``answers`` counts by command and outcome, ``refusals`` by reason.
+    """
 
     def __init__(self, log: EventLog) -> None:
         self._log = log
         self._notes: deque[tuple[str, int, Pending]] = deque()
         self.answers: Counter[tuple[str, str]] = Counter()
+        self.refusals: Counter[str] = Counter()
         self.counts: Counter[str] = Counter()
+        #: from the pop to the answer, of every command
+        self.latency = Histogram()
+        #: how long nobody served the data queues, of every switchover
+        self.blackouts = Histogram()
         self.recent: deque[Pending] = deque(maxlen=RECENT)
 
     def received(self, command: Pending) -> None:
@@ -169,10 +178,7 @@ class Journal:
                 emit("cvq.command.forwarded", mono_ns=moment, command_id=command.id, command=command.name)
             case "cvq.command.acked" | "cvq.command.late":
                 late = event == "cvq.command.late"
-                outcome = "late" if late else "ok" if command.ack == OK else "err"
-                self.answers[command.counted_as, outcome] += 1
-                if not late:
-                    self.recent.append(command)
+                self._count(command, "late" if late else "ok" if command.ack == OK else "err")
                 emit(
                     event,
                     mono_ns=moment,
@@ -182,8 +188,7 @@ class Journal:
                     elapsed_us=command.elapsed_us,
                 )
             case "cvq.command.expired":
-                self.answers[command.counted_as, "expired"] += 1
-                self.recent.append(command)
+                self._count(command, "expired")
                 emit(
                     "cvq.command.expired",
                     mono_ns=moment,
@@ -192,8 +197,8 @@ class Journal:
                     elapsed_us=command.elapsed_us,
                 )
             case "cvq.command.refused" if refusal is not None:
-                self.answers[command.counted_as, "refused"] += 1
-                self.recent.append(command)
+                self._count(command, "refused")
+                self.refusals[refusal.reason] += 1
                 emit(
                     "cvq.command.refused",
                     mono_ns=moment,
@@ -203,9 +208,9 @@ class Journal:
                     detail=refusal.detail,
                 )
             case "cvq.chain.malformed" if refusal is not None:
-                self.recent.append(command)
+                self._count(command, "malformed")
                 self.counts["chains_malformed"] += 1
-                self.counts[refusal.reason] += 1
+                self.refusals[refusal.reason] += 1
                 emit("cvq.chain.malformed", mono_ns=moment, reason=refusal.reason, detail=refusal.detail)
             case "cvq.table.widened" | "cvq.table.narrowed" if isinstance(command.command, MacTableSet):
                 emit(
@@ -224,3 +229,9 @@ class Journal:
                     digest=command.state.digest(),
                     late=command.expired,
                 )
+
+    def _count(self, command: Pending, outcome: str) -> None:
+        self.answers[command.counted_as, outcome] += 1
+        if outcome != "late":
+            self.recent.append(command)
+            self.latency.observe(command.elapsed_us)

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import gc
 import signal
+import time
 from contextlib import ExitStack, asynccontextmanager
 from errno import ENODEV
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import trio
 
@@ -48,8 +49,12 @@ if TYPE_CHECKING:
 
     from cvqd.config import Config, DeviceConfig
     from cvqd.core.device import VdpaDevice
-    from cvqd.events import EventLog
+    from cvqd.events import CountingLog, EventLog
     from cvqd.reload import LeveledLog
+
+    class ServiceLog(LeveledLog, CountingLog, Protocol):
+        """What a service asks of its log."""
+
 
 #: seconds for a device that is going away to answer what it was asked before
 _REMOVAL_PATIENCE: Final = 0.5
@@ -58,12 +63,13 @@ _REMOVAL_PATIENCE: Final = 0.5
 _UNAVAILABLE: Final = 69
 
 
-async def run(config: Config, *, file: str, socket_path: str | None, fd: int | None, log: LeveledLog) -> None:
+async def run(config: Config, *, file: str, socket_path: str | None, fd: int | None, log: ServiceLog) -> None:
     """Own the configured device and serve front-ends until SIGTERM or SIGINT; SIGHUP reads ``file`` again.
 
     ``socket_path`` and ``fd`` (listening or connected) take the place of the configured socket.
     CvqdError where the device or a socket cannot be had.
     """
+    started = time.time()
     async with open_device(config.device, log) as device, trio.open_nursery() as nursery:
         journal = Journal(log)
         owner = await take(device, limits(config), log, journal)
@@ -80,6 +86,18 @@ async def run(config: Config, *, file: str, socket_path: str | None, fd: int | N
             async def answer_status(_: dict[str, Any]) -> Status:
                 return instance_status(config.instance, owner, backend, journal)
 
+            async def answer_metrics(_: dict[str, Any]) -> dict[str, Any]:
+                # nobody who is never asked for metrics needs them
+                from cvqd.metrics import render  # noqa: PLC0415
+                from cvqd.readings import read  # noqa: PLC0415
+
+                readings = read(owner, backend, journal, log, started=started)
+                return {
+                    "schema": SCHEMA,
+                    "instance": config.instance,
+                    "text": render(config.instance, readings),
+                }
+
             async def announce(_: dict[str, Any]) -> dict[str, Any]:
                 await backend.announce()
                 return {}
@@ -90,7 +108,12 @@ async def run(config: Config, *, file: str, socket_path: str | None, fd: int | N
             reloader = Reloader(file, config, owner, log)
             nursery.start_soon(reloader.follow)
             nursery.start_soon(follow_config, device, backend)
-            nursery.start_soon(control.serve, asked, {"status": answer_status, "announce": announce}, log)
+            handlers: dict[str, control.Handler] = {
+                "status": answer_status,
+                "metrics": answer_metrics,
+                "announce": announce,
+            }
+            nursery.start_soon(control.serve, asked, handlers, log)
             await reloader.listening.wait()
             # what start-up left is here to stay: no collection has to look at it again
             gc.collect()

@@ -133,9 +133,10 @@ class CommandStatus(TypedDict):
 
 
 class CountersStatus(TypedDict):
-    """Since the instance began: answers by command and outcome, and rarer things by name."""
+    """Since the instance began: answers by command and outcome, refusals by reason, rarer things by name."""
 
     answers: dict[str, dict[str, int]]
+    refusals: dict[str, int]
     other: dict[str, int]
 
 
@@ -215,7 +216,11 @@ def counters_status(journal: Journal, *, quarantined: int) -> CountersStatus:
     answers: dict[str, dict[str, int]] = {}
     for (command, outcome), count in sorted(journal.answers.items()):
         answers.setdefault(command, {})[outcome] = count
-    return {"answers": answers, "other": {**journal.counts, "quarantined": quarantined}}
+    return {
+        "answers": answers,
+        "refusals": dict(sorted(journal.refusals.items())),
+        "other": {**journal.counts, "quarantined": quarantined},
+    }
 
 
 def commands_status(recent: Iterable[Pending]) -> list[CommandStatus]:

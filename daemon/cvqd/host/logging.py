@@ -12,6 +12,7 @@ import json
 import os
 import time
 import uuid
+from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
 from cvqd.events import CATALOGUE
@@ -58,12 +59,18 @@ class StructuredLog:
         self._clock = Clock()
         self._render = for_people(colors=os.isatty(sink.fd)) if format == "console" else to_json
         self._prefixes = _PRIORITIES if format == "json" and journal_reads(sink.fd) else {}
+        #: events by name, also those that were not written
+        self.counts: Final = Counter[str]()
+        #: lines left out because a guest caused too many
+        self.limited = 0
+        self._dropped = 0
         self._limits: Final = {name: GuestLimit() for name, event in CATALOGUE.items() if event.guest}
         self.set_level(level)
         sink.on_drained = self._report_dropped
 
     def emit(self, name: str, /, *, mono_ns: int | None = None, **fields: object) -> None:
         """Write one line; see ``events.EventLog``."""
+        self.counts[name] += 1
         level = self._levels.get(name)
         if level is None:
             return
@@ -71,6 +78,7 @@ class StructuredLog:
         limit = self._limits.get(name)
         if limit is not None:
             if not limit.admits(now):
+                self.limited += 1
                 return
             if limit.left_out:
                 self.emit("log.limited", of=name, lines=limit.take_left_out())
@@ -93,6 +101,11 @@ class StructuredLog:
     def enabled(self, name: str, /) -> bool:
         """Whether the level lets this event through."""
         return name in self._levels
+
+    @property
+    def dropped(self) -> int:
+        """Lines that standard error did not take in time."""
+        return self._dropped + self._sink.dropped
 
     def set_level(self, level: str) -> None:
         """Change the level of a running log."""
@@ -117,6 +130,7 @@ class StructuredLog:
 
     def _report_dropped(self) -> None:
         lines, self._sink.dropped = self._sink.dropped, 0
+        self._dropped += lines
         self.emit("log.dropped", lines=lines)
 
 
