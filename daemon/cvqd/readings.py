@@ -34,7 +34,9 @@ def read(
         "cvqd_frontend_connected": int(backend.connected),
         "cvqd_device_running": int(bool(owner.running)),
         "cvqd_queue_pairs": owner.state.pairs,
-        "cvqd_isolation": {(verdict.value,): int(verdict is owner.isolation.verdict) for verdict in Verdict},
+        "cvqd_isolation": {
+            (verdict.value,): int(verdict is owner.current.isolation.verdict) for verdict in Verdict
+        },
         "cvqd_mapped_bytes": owner.memory.bytes,
         "cvqd_commands": {key: count for key, count in answers.items() if key[1] != "late"},
         "cvqd_command_duration_seconds": journal.latency,
