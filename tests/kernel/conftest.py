@@ -13,7 +13,7 @@ collect_ignore_glob = ["test_*.py"] if INSIDE else ["inside"]
 
 PARAMETERS = "/sys/module/vdpa_sim_net/parameters"
 #: name, queue pairs, whether MQ is offered; the first two are the kernel's own device, see multiqueue.patch
-DEVICES = (("vdpa0", 1, "Y"), ("vdpa1", 1, "Y"), ("vdpa2", 4, "Y"), ("vdpa3", 4, "N"))
+DEVICES = (("vdpa0", 1, "Y"), ("vdpa1", 1, "Y"), ("vdpa2", 4, "Y"), ("vdpa3", 4, "N"), ("vdpa4", 4, "Y"))
 
 
 @pytest.fixture(scope="session")

@@ -18,13 +18,14 @@ OWN = "52:54:11:22:33:44"
 NEW = "52:54:11:c1:ff:ee"
 
 
-def config(directory, name="vm0", vdpa="vdpa0", **device):
+def config(directory, name="vm0", vdpa="vdpa0", **more):
     return {
-        "device": {"kind": "vhost-vdpa", "vdpa": vdpa, "mac": OWN} | device,
+        "device": {"kind": "vhost-vdpa", "vdpa": vdpa, "mac": OWN},
         "frontend": {"socket": str(directory / f"{name}.sock")},
         "control": {"socket": str(directory / f"{name}.control")},
         "state": {"directory": str(directory / f"{name}.state")},
         "log": {"level": "debug", "format": "json"},
+        **more,
     }
 
 
@@ -53,16 +54,22 @@ def device_config(vdpa):
 
 
 @pytest.fixture
-async def pair(tmp_path):
-    """Two daemons on two devices, the second with four pairs, and one guest with a card on each."""
+async def three(tmp_path):
+    """Three daemons on three devices and one guest with a card on each.
+
+    The second and third have four pairs; to the third guest MQ is not offered, so it has its control
+    queue where a guest that declines MQ has it.
+    """
     first, second = config(tmp_path), config(tmp_path, "vm1", "vdpa2")
+    third = config(tmp_path, "vm2", "vdpa4", policy={"pairs": 1})
     async with (
         DaemonProcess.start(tmp_path, first, deadline=60) as one,
         DaemonProcess.start(tmp_path, second, name="vm1", deadline=60) as other,
-        UmlGuest.boot([Path(one.socket), Path(other.socket)], deadline=90) as guest,
+        DaemonProcess.start(tmp_path, third, name="vm2", deadline=60) as single,
+        UmlGuest.boot([Path(each.socket) for each in (one, other, single)], deadline=90) as guest,
     ):
         await guest.load("virtio_net", deadline=60)
-        yield one, other, guest
+        yield one, other, single, guest
 
 
 async def groups_and_spaces(daemon):
@@ -71,10 +78,10 @@ async def groups_and_spaces(daemon):
     return [(queue["group"], queue["asid"]) for queue in isolation["queues"]]
 
 
-async def test_a_guest_with_a_card_on_each_of_two_kernel_devices(pair):
-    one, other, guest = pair
-    assert await guest.check("cat /sys/class/net/eth0/address /sys/class/net/eth1/address") == f"{OWN}\n{OWN}"
-    await guest.check("ip link set eth0 up && ip link set eth1 up", deadline=40)
+async def test_a_guest_with_a_card_on_each_of_three_kernel_devices(three):
+    one, other, single, guest = three
+    assert await guest.check("cat /sys/class/net/eth?/address") == f"{OWN}\n{OWN}\n{OWN}"
+    await guest.check("ip link set eth0 up && ip link set eth1 up && ip link set eth2 up", deadline=40)
     assert await groups_and_spaces(one) == [(0, 0), (0, 0), (1, 1)]
     assert await groups_and_spaces(other) == [(0, 0)] * 8 + [(1, 1)]
 
@@ -97,6 +104,14 @@ async def test_a_guest_with_a_card_on_each_of_two_kernel_devices(pair):
     assert acked
     assert set(acked) == {0}
 
+    # the device's control queue stays at 8 and isolated while this guest's is at 2
+    assert "MQ" not in (await single.status())["frontend"]["features"]
+    assert (await single.event("device.started"))["rings"] == [0, 1, 2]
+    assert await groups_and_spaces(single) == [(0, 0)] * 8 + [(1, 1)]
+    await guest.check(f"ip link set eth2 address {NEW}", deadline=40)
+    assert device_config("vdpa4")["mac"] == NEW
+    assert (await single.event("cvq.command.acked", command="mac.addr_set"))["ack"] == 0
+
     # a new driver begins anew, and its commands find the way again
     await guest.unload("virtio_net")
     await guest.load("virtio_net", deadline=60)
@@ -108,3 +123,4 @@ async def test_a_guest_with_a_card_on_each_of_two_kernel_devices(pair):
     assert await groups_and_spaces(one) == [(0, 0), (0, 0), (1, 1)]
     assert await one.stop(deadline=20) == 0
     assert await other.stop(deadline=20) == 0
+    assert await single.stop(deadline=20) == 0

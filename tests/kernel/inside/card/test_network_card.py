@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import resource
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -15,10 +16,12 @@ import pytest
 from cvqd.core.isolation import Verdict
 from cvqd.errors import DeviceError
 from cvqd.host.vdpa import CharDevice
+from cvqd.testing.daemon import DaemonProcess
 from cvqd.testing.driver import GuestMemory
 from cvqd.testing.frontend import FrontEnd, FrontEndError
 from cvqd.testing.net_driver import NetDriver
 from cvqd.testing.sequences import ORDERS
+from cvqd.testing.uml import UmlGuest
 from cvqd.wire.net_control import OK, MacAddrSet, RxMode, RxModeSet, VlanAdd
 from cvqd.wire.virtio import Feature, mask_of
 
@@ -164,6 +167,42 @@ async def test_the_shipped_drivers_commands_reach_the_card(instance, monitor):
             assert monitor.filter["main-mac"] == OWN
             assert await driver.command(VlanAdd(8).encode()) == OK
             assert monitor.filter["vlan-table"] == [8]
+
+
+@pytest.fixture
+def large_pages(tmp_path, monkeypatch):
+    """A place for a guest's memory of which the kernel can map two MiB with one entry."""
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "huge=always", "none", tmp_path], check=True)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    yield
+    subprocess.run(["umount", "--lazy", tmp_path], check=True)
+
+
+@pytest.mark.guest
+@pytest.mark.usefixtures("unlimited", "large_pages")
+@pytest.mark.timeout(180)
+async def test_a_linux_guests_commands_reach_the_card(tmp_path, monitor):
+    settings = config(tmp_path, isolation="prefer")
+    async with (
+        DaemonProcess.start(tmp_path, settings, deadline=60) as daemon,
+        UmlGuest.boot([Path(daemon.socket)], memory_mib=64, deadline=90) as guest,
+    ):
+        await guest.load("virtio_net", "8021q", deadline=60)
+        await guest.check("ip link set eth0 up", deadline=40)
+        status = await daemon.status()
+        assert status["isolation"]["verdict"] == "shared"
+        assert status["state"]["rx"]["promisc"] is False
+        assert monitor.filter["promiscuous"] is False
+        await guest.check(f"ip link set eth0 address {NEW}", deadline=40)
+        assert monitor.filter["main-mac"] == NEW
+        await guest.check("ip link add link eth0 name v7 type vlan id 7", deadline=40)
+        assert 7 in monitor.filter["vlan-table"]
+        await guest.check("ip link set eth0 promisc on", deadline=40)
+        assert monitor.filter["promiscuous"] is True
+        acked = daemon.named("cvq.command.acked")
+        assert {event["command"] for event in acked} >= {"mac.addr_set", "vlan.add", "rx.promisc"}
+        assert {event["ack"] for event in acked} == {OK}
+        assert await daemon.stop(deadline=20) == 0
 
 
 def pinned():
