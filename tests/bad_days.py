@@ -4,7 +4,8 @@
 
 says what the guest (or its operator) sees and which events tell of it.  The
 README's table is made of these marks, so a day that no test lives through is
-not in it, and each event must be one that the marked test looks for.
+not in it, and each event must be one that the test, or a helper beside it,
+looks for.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ MARK = "pytest.mark.bad_day"
 
 
 class BadDay(NamedTuple):
-    """One mark; ``body`` is the source of the test it is on, its marks left out."""
+    """One mark; ``looks_for`` are the strings of the test's file, those of marks left out."""
 
     day: str
     guest: str
     log: tuple[str, ...]
     test: str
-    body: str
+    looks_for: frozenset[str]
 
 
 def bad_days() -> list[BadDay]:
@@ -40,10 +41,17 @@ def marked(source: str, path: Path) -> Iterator[BadDay]:
     """Marks in one file, read and not imported: some tests can be imported in their machine only."""
     if MARK not in source:
         return
-    for node in ast.walk(ast.parse(source)):
-        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            continue
-        body = "\n".join(ast.unparse(statement) for statement in node.body)
+    tests = [
+        node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
+    strings = frozenset(
+        node.value
+        for test in tests
+        for statement in test.body
+        for node in ast.walk(statement)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    )
+    for node in tests:
         for call in node.decorator_list:
             if not isinstance(call, ast.Call) or ast.unparse(call.func) != MARK:
                 continue
@@ -51,7 +59,7 @@ def marked(source: str, path: Path) -> Iterator[BadDay]:
             words = {word.arg: ast.literal_eval(word.value) for word in call.keywords}
             log = tuple(name.strip() for name in words.pop("log").split(","))
             test = f"{path.relative_to(TESTS)}::{node.name}"
-            yield BadDay(day, words.pop("guest"), log, test, body)
+            yield BadDay(day, words.pop("guest"), log, test, strings)
             assert not words, f"{test}: {sorted(words)}"
 
 

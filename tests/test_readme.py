@@ -67,7 +67,7 @@ def test_every_bad_day_is_told_by_events_that_its_test_looks_for():
         assert day.guest
         for name in day.log:
             assert name in events.CATALOGUE, f"{day.test}: {name} is not in the catalogue"
-            assert repr(name) in day.body, f"{day.test} does not look for {name}"
+            assert name in day.looks_for, f"{day.test} does not look for {name}"
 
 
 if __name__ == "__main__":

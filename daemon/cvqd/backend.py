@@ -7,6 +7,8 @@ has stopped before its front-end hears anything, a bare GET_FEATURES included.
 
 from __future__ import annotations
 
+from functools import partial
+from time import monotonic_ns
 from typing import TYPE_CHECKING, TypeVar, cast
 
 import trio
@@ -101,6 +103,7 @@ class Backend:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._calls.run)
                 nursery.start_soon(self._await_kick, session, connection)
+                nursery.start_soon(self._await_failure, session, connection)
                 await self._converse(session, connection)
                 reason = "the front-end closed the connection"
                 nursery.cancel_scope.cancel()
@@ -119,8 +122,14 @@ class Backend:
 
     async def config_changed(self) -> None:
         """Read the configuration that the device says has changed, and let the front-end know."""
+        # the same interrupt says that a device has failed, virtio 1.3 §2.1.2
+        self._owner.recovery.suspect()
         async with self._busy:
-            await self._owner.refresh_config()
+            try:
+                await self._owner.refresh_config()
+            except DeviceError as error:
+                self._device_failed(error)
+                return
             if self._session is not None and self._session.backend_channel is not None:
                 send_config_change(self._session.backend_channel)
 
@@ -175,6 +184,25 @@ class Backend:
                 self._kicked = True
                 self._left.clear()
                 await self._settle(session, connection)
+
+    async def _await_failure(self, session: Session, connection: Connection) -> None:
+        """Reset a device that fails under its guest and go on with it; DeviceError where that is no help."""
+        owner = self._owner
+        while True:
+            await owner.recovery.suspicion()
+            async with self._busy:
+                begun, reason = monotonic_ns(), await owner.ailment()
+                while reason is not None:
+                    self._log.emit("device.needs_reset", reason=reason)
+                    owner.recovery.attempt(reason)
+                    await self._stop(session, reason, failed=True)
+                    try:
+                        await self._start(session, self._readiness(session, connection))
+                    except DeviceError as error:
+                        reason = str(error)
+                        continue
+                    self._log.emit("device.recovered", elapsed_us=(monotonic_ns() - begun) // 1000)
+                    break
 
     async def _perform(self, session: Session, effect: Effect, request: str) -> Result:
         owner = self._owner
@@ -291,9 +319,9 @@ class Backend:
             pairs=self._pairs(session),
         )
 
-    async def _stop(self, session: Session, reason: str) -> None:
+    async def _stop(self, session: Session, reason: str, *, failed: bool = False) -> None:
         """Stop the device; the session's rings go on where it stood."""
-        bases = await self._owner.stop(reason)
+        bases = await self._owner.stop(reason, failed=failed)
         self._kicked = False
         for index, base in bases.items():
             session.rings[index].base = base
@@ -378,11 +406,12 @@ class Backend:
         return str(error)
 
     async def _hang_up(self, session: Session, reason: str) -> None:
-        try:
-            await self._owner.stop(reason)
-            await self._owner.memory.release()
-        except DeviceError as error:
-            self._device_failed(error)
+        # memory goes, whatever the device says to a stop
+        for step in (partial(self._owner.stop, reason), self._owner.memory.release):
+            try:
+                await step()
+            except DeviceError as error:
+                self._device_failed(error)
         self._owner.life.left()
         self._calls.close_all()
         for ring in session.rings.values():

@@ -86,6 +86,8 @@ _ALL: Final = (
     Event("device.stopped", "info", "no ring runs any more", ("how", "reason")),
     Event("device.removed", "error", "the node of the device is gone; the daemon lets go of it", ("path",)),
     Event("device.unwatched", "warning", "a removal of the device would go unnoticed", ("path", "reason")),
+    Event("device.needs_reset", "error", "the device failed while its guest ran and is reset", ("reason",)),
+    Event("device.recovered", "info", "it runs again, with its state put back", ("elapsed_us",)),
     Event("device.failed", "error", "the device or the kernel refused a call", ("call", "errno", "reason")),
     Event(
         "device.fault",

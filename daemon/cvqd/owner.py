@@ -21,6 +21,7 @@ from cvqd.core.restore import replay, replay_running
 from cvqd.driver_life import DriverLife
 from cvqd.errors import DeviceError, RequestError
 from cvqd.guest_memory import GuestMemory
+from cvqd.recovery import Recovery
 from cvqd.relay import Relay
 from cvqd.run import Run
 from cvqd.wire import net_config
@@ -56,6 +57,7 @@ class Owner:
         self._journal = journal
         self.memory = GuestMemory(device, log)
         self.life = DriverLife(device, limits, log)
+        self.recovery = Recovery()
         self._run: Run | None = None
 
     # what is known
@@ -92,6 +94,11 @@ class Owner:
         """Slots of the shadow queue that expired commands still hold."""
         queue = self._run.queue if self._run else None
         return queue.quarantined if queue else 0
+
+    async def ailment(self) -> str | None:
+        """Why the running device has to be reset, None if it has not or does not run."""
+        run = self._run
+        return await self.recovery.needed(run.device.device, run.queue) if run else None
 
     # what is asked for
 
@@ -207,15 +214,18 @@ class Owner:
         self.life.raise_announce()
         self._log.emit("announce.raised", digest=self.state.digest())
 
-    async def stop(self, reason: str) -> dict[int, int]:
-        """Answer what is in flight, stop and reset the device; each ring's base by the guest's index."""
+    async def stop(self, reason: str, *, failed: bool = False) -> dict[int, int]:
+        """Answer what is in flight, stop and reset the device; each ring's base by the guest's index.
+
+        A device that has ``failed`` is not waited for: what is in flight gets ERR.
+        """
         run = self._run
         if run is None:
             return {}
         with trio.CancelScope(shield=True):
-            await run.end(self.patience)
+            await run.end(0 if failed else self.patience)
             self._run = None
-            bases = await run.stop_device()
+            bases = await run.stop_device(failed=failed)
             await self.current.read_config()
         how = "suspend" if bases is not None else "reset"
         self.life.stopped()
@@ -260,6 +270,7 @@ class Owner:
             kick_device=run.kick_device,
             call_guest=run.call_guest,
             site=self.life.site,
+            suspect=self.recovery.suspect,
         )
 
     def _policy(self, run: Run) -> Policy:

@@ -77,6 +77,7 @@ class Relay:
         kick_device: Callable[[], None],
         call_guest: Callable[[], None],
         site: SitePolicy = EVERYTHING,
+        suspect: Callable[[], None] = lambda: None,
     ) -> None:
         self.site = site
         self.deadline = deadline
@@ -88,6 +89,8 @@ class Relay:
         self._max_command = max_command
         self._kick_device = kick_device
         self._call_guest = call_guest
+        #: told of every sign that the device may have failed
+        self._suspect = suspect
         self._ids = itertools.count(1)
         self._guest_broken = False
         #: popped and not answered, in the guest's order; the second holds those not yet judged
@@ -237,8 +240,10 @@ class Relay:
             pending.expire()
             self._tables.abandon(pending)
             self._ledger.expired(pending.id)
+            self._suspect()
         for reason, detail in self._shadow.take_faults():
             self._journal.fault(reason, detail)
+            self._suspect()
 
     def _answer(self) -> None:
         """Give back every command that has its answer and nothing unanswered before it."""

@@ -171,10 +171,10 @@ class Run:
             return dict(reported)
         return {**reported, self.guest_cvq.index: self.guest.base}
 
-    async def stop_device(self) -> dict[int, int] | None:
+    async def stop_device(self, *, failed: bool = False) -> dict[int, int] | None:
         """Stop the device and let go of everything; see ``lifecycle.stop``."""
         try:
-            return await lifecycle.stop(self.device.device, self.device.facts, self.plan)
+            return await lifecycle.stop(self.device.device, self.device.facts, self.plan, failed=failed)
         finally:
             self.close()
 

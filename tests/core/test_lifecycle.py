@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from cvqd.core.lifecycle import RingPlan, StartPlan
 from cvqd.core.mappings import Mappings
 from cvqd.errors import DeviceError
 from cvqd.wire.net_config import NetConfig
+from cvqd.wire.packed_ring import PackedBase
 from cvqd.wire.split_ring import RingAddresses
 from cvqd.wire.vhost_vdpa import Access, Backend, BatchMark, IovaRange, Map, Unmap
 from cvqd.wire.virtio import Feature, mask_of
@@ -159,6 +161,37 @@ async def test_a_device_that_cannot_suspend_is_reset_and_has_no_indices():
     facts, _ = await prepared(device, BACKEND & ~Backend.SUSPEND.mask)
     assert await lifecycle.stop(device, facts, PLAN) is None
     assert device.calls[0] == ("set_status", 0)
+
+
+async def test_a_failed_device_is_not_asked_where_its_split_rings_stand():
+    device = Recorder()
+    facts, _ = await prepared(device)
+    assert await lifecycle.stop(device, facts, PLAN, failed=True) is None
+    assert device.calls[0] == ("set_status", 0)
+
+
+async def test_packed_rings_of_a_failed_device_go_on_behind_what_it_gave_back():
+    available = PackedBase(available=9, available_wrap=False, used=250, used_wrap=True)
+    device = Recorder(get_vring_base=available.encode())
+    facts, _ = await prepared(device)
+    packed = replace(PLAN, features=FEATURES | Feature.RING_PACKED.mask)
+    taken_again = PackedBase(available=250, available_wrap=True, used=250, used_wrap=True).encode()
+    assert await lifecycle.stop(device, facts, packed, failed=True) == {0: taken_again, 1: taken_again}
+    assert await lifecycle.stop(device, facts, packed) == {0: available.encode(), 1: available.encode()}
+
+
+async def test_a_device_that_cannot_be_suspended_is_reset_and_gives_every_descriptor_back():
+    device = Recorder()
+    facts, _ = await prepared(device)
+
+    async def refuse() -> None:
+        raise DeviceError("VHOST_VDPA_SUSPEND", 5)
+
+    device.suspend = refuse
+    with pytest.raises(DeviceError, match="SUSPEND"):
+        await lifecycle.stop(device, facts, PLAN)
+    assert device.calls[0] == ("set_status", 0)
+    assert {call[1:] for call in device.calls[1:]} == {(index, -1) for index in range(3)}
 
 
 async def test_groups_that_the_device_does_not_know_are_none():

@@ -16,6 +16,7 @@ from cvqd.core import isolation
 from cvqd.core.isolation import GUEST_ASID
 from cvqd.errors import DeviceError
 from cvqd.wire import net_config
+from cvqd.wire.packed_ring import PackedBase
 from cvqd.wire.vhost_vdpa import Backend, IovaRange
 from cvqd.wire.virtio import NET_DEVICE_ID, Feature, Status
 
@@ -206,17 +207,27 @@ async def enable_data(device: VdpaDevice, facts: DeviceFacts, plan: StartPlan) -
         await device.set_vring_enable(ring.index, enable=True)
 
 
-async def stop(device: VdpaDevice, facts: DeviceFacts, plan: StartPlan) -> dict[int, int] | None:
+async def stop(
+    device: VdpaDevice, facts: DeviceFacts, plan: StartPlan, *, failed: bool = False
+) -> dict[int, int] | None:
     """Stop and reset the device; the data rings' bases, None where the device cannot keep them.
 
-    Every descriptor lent to the device is unbound.
+    One that has ``failed`` is not believed to finish what it took: its rings go on behind what it gave
+    back (virtio 1.3 §2.1.2), which a split ring has in memory and of a packed one only the device knows.
+
+    Every descriptor lent to the device is unbound, and it is reset though it may not suspend.
     """
+    packed = bool(plan.features & Feature.RING_PACKED.mask)
     bases: dict[int, int] | None = None
-    if facts.tells_where:
-        await device.suspend()
-        bases = await take_bases(device, plan)
-    await device.set_status(0)
-    await unbind(device, plan)
+    try:
+        if facts.tells_where and (packed or not failed):
+            await device.suspend()
+            bases = await take_bases(device, plan)
+    finally:
+        await device.set_status(0)
+        await unbind(device, plan)
+    if failed and bases is not None:
+        bases = {index: PackedBase.decode(base).behind_used().encode() for index, base in bases.items()}
     return bases
 
 

@@ -14,6 +14,8 @@ from cvqd.simulator.spec import FaultAction
 from cvqd.wire.net_control import ERR, OK
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from cvqd.core.chain import Chain
     from cvqd.events import EventLog
     from cvqd.simulator.control import Control
@@ -42,11 +44,20 @@ class _Late(NamedTuple):
 class ControlQueue:
     """Serves whichever ring is the control queue after negotiation."""
 
-    def __init__(self, control: Control, faults: FaultPlan, log: EventLog, statistics: Statistics) -> None:
+    def __init__(
+        self,
+        control: Control,
+        faults: FaultPlan,
+        log: EventLog,
+        statistics: Statistics,
+        fail: Callable[[], None],
+    ) -> None:
         self._control = control
         self._faults = faults
         self._log = log
         self._statistics = statistics
+        self._fail = fail
+        self._failed = False
         self._late: list[_Late] = []
         self._order = 0
 
@@ -58,6 +69,7 @@ class ControlQueue:
     def reset(self) -> None:
         """Late answers are never given."""
         self._late.clear()
+        self._failed = False
 
     def detach(self) -> None:
         """Give up every view of memory: late answers lose the place for their ack byte."""
@@ -83,6 +95,8 @@ class ControlQueue:
             if chain is None:
                 return False
             self._serve(ring, chain, now)
+            if self._failed:
+                return False
         return True
 
     def _serve(self, ring: Ring, chain: Chain, now: float) -> None:
@@ -119,6 +133,10 @@ class ControlQueue:
             case FaultAction.ZERO_LENGTH:
                 self._statistics.cvq_errors += 1
                 ring.complete(chain, 0)
+            case FaultAction.NEEDS_RESET:
+                self._statistics.cvq_errors += 1
+                self._failed = True
+                self._fail()
 
     def _answer(self, ring: Ring, chain: Chain, answer: bytes) -> None:
         if answer[0] == OK:

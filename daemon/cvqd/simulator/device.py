@@ -95,6 +95,10 @@ class SimulatedDevice:
         """See ``NetDevice.announce``."""
         self.net.announce()
 
+    def fail(self) -> None:
+        """See ``NetDevice.fail``."""
+        self.net.fail()
+
     def set_link(self, *, up: bool) -> None:
         """See ``NetDevice.set_link``."""
         self.net.set_link(up=up)

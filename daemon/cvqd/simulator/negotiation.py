@@ -37,7 +37,7 @@ class Negotiation:
     @property
     def running(self) -> bool:
         """Rings may be served."""
-        return self.driver_ok and not self.suspended
+        return self.driver_ok and not self.suspended and not self.status & Status.NEEDS_RESET
 
     def acknowledged(self, bit: Backend) -> bool:
         """Whether a backend feature was acknowledged."""
@@ -50,6 +50,10 @@ class Negotiation:
         self.ring_format = RingFormat()
         self.suspended = False
         self.driver_ok = False
+
+    def fail(self) -> None:
+        """Ask for a reset; the bit stays until then."""
+        self.status |= Status.NEEDS_RESET
 
     def set_features(self, features: int) -> None:
         """Acknowledge features; EBUSY after FEATURES_OK, EINVAL for a set the device refuses."""

@@ -55,7 +55,7 @@ class NetDevice:
         self.bells: Final = [Bell() for _ in self.rings]
         self.config_bell: Final = Bell()
         self._asids = [0] * spec.group_count
-        self._cvq = ControlQueue(self.control, self.faults, log, self.statistics)
+        self._cvq = ControlQueue(self.control, self.faults, log, self.statistics, self.fail)
         self._data = DataPath(self.rings, self.control, self.statistics, spec.mtu)
         self._moderation = Moderation(self.control.coalescing)
         self._outside: Outside | None = None
@@ -146,6 +146,11 @@ class NetDevice:
         if self.negotiation.features & wanted == wanted:
             self.control.state.announce = True
             self.config_bell.ring()
+
+    def fail(self) -> None:
+        """Serve nothing until the reset, and tell the driver so: virtio 1.3 §2.1.2."""
+        self.negotiation.fail()
+        self.config_bell.ring()
 
     def set_link(self, *, up: bool) -> None:
         """Plug the cable in or pull it; the driver is told if that changes anything."""

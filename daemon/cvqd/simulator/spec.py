@@ -128,6 +128,7 @@ class FaultAction(enum.Enum):
     TWICE = "twice"  #: answered properly, then the same used element once more
     WRONG_ID = "wrong_id"  #: the used element names another chain
     ZERO_LENGTH = "zero_length"  #: returned with no byte written
+    NEEDS_RESET = "needs_reset"  #: the device fails and serves nothing until it is reset
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,6 +74,10 @@ class PackedBase(NamedTuple):
         """From 32 bits."""
         return cls(word & WRAP - 1, bool(word & WRAP), word >> 16 & WRAP - 1, bool(word >> 16 & WRAP))
 
+    def behind_used(self) -> PackedBase:
+        """Where whoever takes the unfinished buffers once more begins."""
+        return PackedBase(self.used, self.used_wrap, self.used, self.used_wrap)
+
     def encode(self) -> int:
         """As 32 bits."""
         available = self.available | (WRAP if self.available_wrap else 0)
