@@ -13,7 +13,7 @@ from cvqd import config
 from cvqd.config import CharDevice, Config, IsolationPolicy, load, parse
 from cvqd.core.site_policy import MacRule, MacTableRule, SitePolicy
 from cvqd.errors import ConfigError
-from cvqd.simulator.spec import FaultAction, Groups, LoopbackPath, PeerPath, SimulatorSpec
+from cvqd.simulator.spec import CallFault, Fault, FaultAction, Groups, LoopbackPath, PeerPath, SimulatorSpec
 from cvqd.wire import net_control
 from cvqd.wire.virtio import Feature, mask_of
 
@@ -112,6 +112,27 @@ device:
         2,
     )
     assert (second.command, second.action, second.count) == ("*", FaultAction.ERR, 1)
+
+
+def test_calls_that_are_to_fail_are_kept_apart_from_commands():
+    text = """\
+device:
+  kind: simulator
+  faults:
+    - {call: suspend, action: err, count: 2}
+    - {command: mac.addr_set, action: err}
+    - {call: set_vring_enable, action: err, after: 3}
+"""
+    found = parse(text, "vm0.yaml").device
+    assert isinstance(found, SimulatorSpec)
+    assert found.faults == (Fault("mac.addr_set", FaultAction.ERR),)
+    assert found.call_faults == (CallFault("suspend", 2), CallFault("set_vring_enable", after=3))
+
+
+def test_a_target_may_name_the_peer_paths_of_the_device():
+    path = "{kind: simulator, datapath: {kind: peer, bind: /a, connect: /b}}"
+    found = parse(f"device: {path}\ntargets: {{spare: {path}}}\n", "vm0.yaml")
+    assert found.targets["spare"] == found.device
 
 
 def test_the_simulators_defaults_are_those_of_its_specification():
@@ -271,7 +292,15 @@ def test_the_simulators_defaults_are_those_of_its_specification():
         ),
         (
             "device: {kind: simulator, faults: [{action: err}]}\n",
-            "1:36: device.faults[0].command: missing",
+            "1:36: device.faults[0]: exactly one of command and call says what goes wrong",
+        ),
+        (
+            "device: {kind: simulator, faults: [{call: suspend, action: drop}]}\n",
+            "1:60: device.faults[0].action: a call can only end in `err`",
+        ),
+        (
+            "device: {kind: simulator, faults: [{call: poweroff, action: err}]}\n",
+            "1:43: device.faults[0].call: 'poweroff' is none of set_features",
         ),
         (
             "device: {kind: simulator, datapath: {kind: peer, bind: /a, connect: /a}}\n",

@@ -11,9 +11,11 @@ from cvqd.config_fields import REQUIRED, Field, ListOf, Scalar, Section, Union
 from cvqd.simulator.spec import (
     DEFAULT_MAC,
     DEFAULT_MAC_TABLE,
+    FAILING_CALLS,
     MAX_ADDRESS_SPACES,
     MAX_QUEUE_PAIRS,
     SUPPORTED_FEATURES,
+    CallFault,
     Fault,
     FaultAction,
     Groups,
@@ -63,9 +65,31 @@ def _vdpa_name(text: str) -> str:
     return text
 
 
-def _simulator(features: Sequence[str] | None, **values: Any) -> SimulatorSpec:
+def _simulator(
+    features: Sequence[str] | None, faults: Sequence[Fault | CallFault], **values: Any
+) -> SimulatorSpec:
     word = None if features is None else mask_of(*(Feature[name] for name in features))
-    return SimulatorSpec(features=word, **values)
+    return SimulatorSpec(
+        features=word,
+        faults=tuple(fault for fault in faults if isinstance(fault, Fault)),
+        call_faults=tuple(fault for fault in faults if isinstance(fault, CallFault)),
+        **values,
+    )
+
+
+def _fault(
+    command: str | None, call: str | None, action: FaultAction, delay: float, count: int, after: int
+) -> Fault | CallFault:
+    if (command is None) == (call is None):
+        raise ValueError("exactly one of command and call says what goes wrong")
+    if command is not None:
+        if after:
+            raise ValueError("after: is for calls")
+        return Fault(command, action, delay, count)
+    if action is not FaultAction.ERR:
+        raise ValueError("action: a call can only end in `err`")
+    assert call is not None
+    return CallFault(call, count, after)
 
 
 _DATAPATH: Final = Union(
@@ -101,14 +125,17 @@ _FAULT: Final = Section(
         Field(
             "command",
             Scalar("command or `*`", scalars.choice("*", *net_control.NAMES).convert),
-            REQUIRED,
-            "which command, by its log name",
+            None,
+            "which command, by its log name; or:",
+            "none",
         ),
+        Field("call", scalars.choice(*FAILING_CALLS), None, "which call of cvqd's on the device", "none"),
         Field("action", scalars.member(FaultAction), REQUIRED, "what happens to it"),
         Field("delay", scalars.seconds(0, 3600), 5.0, "how late the answer is, for `delay`", "5s"),
-        Field("count", scalars.integer(1, 1_000_000), 1, "how many commands"),
+        Field("count", scalars.integer(1, 1_000_000), 1, "how many commands or calls"),
+        Field("after", scalars.integer(0, 1_000_000), 0, "how many calls go well before, for `call`"),
     ),
-    Fault,
+    _fault,
 )
 
 DEVICE: Final = Union(
@@ -159,7 +186,7 @@ DEVICE: Final = Union(
                     "all it can do",
                 ),
                 Field("datapath", _DATAPATH, LoopbackPath(), "where frames go", "`kind: loopback`"),
-                Field("faults", ListOf(_FAULT), (), "planned misbehaviour of its control queue", "none"),
+                Field("faults", ListOf(_FAULT), (), "planned misbehaviour", "none"),
             ),
             _simulator,
         ),

@@ -258,6 +258,7 @@ _ALL: Final = (
         ("command", "action"),
         guest=True,
     ),
+    Event("simulator.call.failed", "info", "a call of the simulator fails as configured", ("call",)),
     Event("control.failed", "warning", "a control request could not be served", ("reason",)),
     Event("log.limited", "warning", "a guest caused more of an event than is written", ("of", "lines")),
     Event("log.dropped", "warning", "standard error did not take these lines in time", ("lines",)),

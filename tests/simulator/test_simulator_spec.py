@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from cvqd.simulator.faults import FaultPlan
+from cvqd.simulator.faults import CallFaultPlan, FaultPlan
 from cvqd.simulator.spec import (
     SUPPORTED_FEATURES,
+    CallFault,
     Fault,
     FaultAction,
     Groups,
@@ -88,3 +89,16 @@ def test_faults_can_be_added_and_forgotten():
     plan.add(fault)
     plan.clear()
     assert plan.take("vlan.add") is None
+
+
+@pytest.mark.parametrize("values", [{"call": "poweroff"}, {"count": 0}, {"after": -1}])
+def test_a_call_that_could_never_fail_is_refused(values):
+    with pytest.raises(ValueError, match=f"^{next(iter(values))}: "):
+        CallFault(**{"call": "suspend"} | values)
+
+
+def test_calls_fail_after_those_that_go_well():
+    first, second = CallFault("suspend", count=2, after=1), CallFault("suspend", after=2)
+    plan = CallFaultPlan([first, second])
+    assert plan.take("resume") is None
+    assert [plan.take("suspend") for _ in range(5)] == [None, first, first, second, None]

@@ -3,5 +3,5 @@
 ``spec`` says what it is to be, ``device`` is what a program holds, ``engine``
 serves it.  Between them: ``net_device`` (the parts joined), ``negotiation``,
 ``iotlb`` and ``ring`` (what the driver set up), ``cvq``, ``control``,
-``faults`` (commands), ``datapath``, ``filter``, ``peer`` (frames), ``doorbells``.
+``faults`` (planned ones), ``datapath``, ``filter``, ``outlet``, ``peer``, ``tap`` (frames), ``doorbells``.
 """

@@ -246,3 +246,14 @@ class Loopback:
         """Receive the frame at once; losses are counted there."""
         self._path.receive(frame, pair)
         return None
+
+
+class Unplugged:
+    """The end is another device's."""
+
+    def send(self, frame: bytes, pair: int) -> str | None:  # noqa: ARG002 -- nothing is sent
+        """Lose the frame."""
+        return "link.unplugged"
+
+
+UNPLUGGED: Final = Unplugged()

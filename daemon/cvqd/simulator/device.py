@@ -16,11 +16,11 @@ from cvqd.errors import DeviceError
 from cvqd.host import shared_memory
 from cvqd.simulator import engine
 from cvqd.simulator.doorbells import require_eventfd
+from cvqd.simulator.faults import CallFaultPlan
 from cvqd.simulator.net_device import NetDevice
-from cvqd.simulator.peer import Peer
+from cvqd.simulator.outlet import Outlets
 from cvqd.simulator.ring import MAX_RING, Ring
-from cvqd.simulator.spec import PeerPath, TapPath
-from cvqd.simulator.tap import Tap
+from cvqd.simulator.spec import LoopbackPath
 from cvqd.wire.net_config import SIZE
 from cvqd.wire.vhost_vdpa import Backend
 from cvqd.wire.vhost_vdpa_ioctl import Ioctl
@@ -57,22 +57,30 @@ class SimulatedDevice:
         self.path: Final = name
         self.spec: Final = spec
         self.net: Final = NetDevice(spec, log, fence)
+        #: calls that are still to fail
+        self.call_faults: Final = CallFaultPlan(spec.call_faults)
+        self._log = log
         self._closed = False
 
     @classmethod
     async def open(
-        cls, spec: SimulatorSpec, log: EventLog, nursery: trio.Nursery, *, name: str = "simulator"
+        cls,
+        spec: SimulatorSpec,
+        log: EventLog,
+        nursery: trio.Nursery,
+        *,
+        name: str = "simulator",
+        outlets: Outlets | None = None,
     ) -> Self:
         """A device served by a task in ``nursery`` until ``aclose``.
 
-        DeviceError if the path or the interface of its datapath cannot be had.
+        DeviceError if the path or the interface of its datapath cannot be had; simulators with the same
+        ``outlets`` may name the same.
         """
         device = cls(spec, log, name=name)
         try:
-            if isinstance(spec.datapath, PeerPath):
-                device.net.join(Peer(spec.datapath))
-            elif isinstance(spec.datapath, TapPath):
-                device.net.join(Tap(spec.datapath))
+            if not isinstance(spec.datapath, LoopbackPath):
+                device.net.join((outlets or Outlets()).get(spec.datapath))
         except DeviceError:
             await device.aclose()
             raise
@@ -137,6 +145,7 @@ class SimulatedDevice:
 
     async def set_features(self, features: int) -> None:
         """EBUSY after FEATURES_OK; EINVAL for a set that is not offered, incomplete or contradictory."""
+        self._planned("set_features")
         self.net.negotiation.set_features(features)
 
     async def get_backend_features(self) -> int:
@@ -153,6 +162,7 @@ class SimulatedDevice:
 
     async def set_status(self, status: int) -> None:
         """0 resets.  Set bits stay; FEATURES_OK does not stick without features.  EINVAL otherwise."""
+        self._planned("set_status")
         self.net.set_status(status)
 
     # configuration space
@@ -200,6 +210,7 @@ class SimulatedDevice:
 
         EFAULT for another space than 0 unless IOTLB_ASID is acknowledged, EINVAL for an empty range.
         """
+        self._planned("iotlb")
         allowed = self.net.negotiation.acknowledged(Backend.IOTLB_ASID)
         self.net.iotlb.apply(asid, messages, asid_acknowledged=allowed)
 
@@ -208,6 +219,7 @@ class SimulatedDevice:
     async def set_vring_num(self, index: int, num: int) -> None:
         """EINVAL unless a power of two up to ``get_vring_num``, and while the ring may be running."""
         call, shown = Ioctl.VHOST_SET_VRING_NUM, f"index={index}, num={num}"
+        self._planned("set_vring_num")
         ring = self._ring(call, index)
         if not 1 <= num <= MAX_RING or num & (num - 1):
             raise DeviceError(call.name, errno.EINVAL, f"not a power of two up to {MAX_RING}", shown)
@@ -219,6 +231,7 @@ class SimulatedDevice:
         """EINVAL if misaligned (virtio 1.3 §2.7, §2.8) or while the ring may be running; looked up later."""
         shown = f"index={index}, " + ", ".join(f"{k}={v:#x}" for k, v in addresses._asdict().items())
         call = Ioctl.VHOST_SET_VRING_ADDR
+        self._planned("set_vring_addr")
         ring = self._ring(call, index)
         alignment = self.net.negotiation.ring_format.alignment
         if any(address % unit for address, unit in zip(addresses, alignment, strict=True)):
@@ -233,6 +246,7 @@ class SimulatedDevice:
         EINVAL while the ring may be running.
         """
         call, shown = Ioctl.VHOST_SET_VRING_BASE, f"index={index}, base={base}"
+        self._planned("set_vring_base")
         ring = self._ring(call, index)
         most = 0xFFFF_FFFF if self.net.negotiation.ring_format.packed else 0xFFFF
         if not 0 <= base <= most:
@@ -242,6 +256,7 @@ class SimulatedDevice:
 
     async def get_vring_base(self, index: int) -> int:
         """As ``set_vring_base`` takes it."""
+        self._planned("get_vring_base")
         return self._ring(Ioctl.VHOST_GET_VRING_BASE, index).base
 
     async def set_vring_kick(self, index: int, fd: int) -> None:
@@ -249,6 +264,7 @@ class SimulatedDevice:
 
         Forgotten by a reset.
         """
+        self._planned("set_vring_kick")
         self._check_vring_fd(Ioctl.VHOST_SET_VRING_KICK, index, fd)
         self.net.set_kick(index, fd)
 
@@ -259,6 +275,7 @@ class SimulatedDevice:
 
     async def set_vring_enable(self, index: int, *, enable: bool) -> None:
         """Kicks from before are lost, as the kernel's are: kick after enabling."""
+        self._planned("set_vring_enable")
         self._ring(Ioctl.VHOST_VDPA_SET_VRING_ENABLE, index)
         self.net.set_enabled(index, enabled=enable)
 
@@ -267,11 +284,13 @@ class SimulatedDevice:
 
         EOPNOTSUPP if SUSPEND is not offered.
         """
+        self._planned("suspend")
         if self._may(Ioctl.VHOST_VDPA_SUSPEND, Backend.SUSPEND):
             self.net.set_suspended(suspended=True)
 
     async def resume(self) -> None:
         """Undo ``suspend`` and serve kicks that came meanwhile; EOPNOTSUPP if RESUME is not offered."""
+        self._planned("resume")
         if self._may(Ioctl.VHOST_VDPA_RESUME, Backend.RESUME):
             self.net.set_suspended(suspended=False)
 
@@ -281,6 +300,12 @@ class SimulatedDevice:
             self._closed = True
             self.net.close()
             engine.release(self.net.doorbells)
+
+    def _planned(self, call: str) -> None:
+        fault = self.call_faults.take(call)
+        if fault is not None:
+            self._log.emit("simulator.call.failed", call=call)
+            raise DeviceError(fault.ioctl, errno.EIO, "as configured")
 
     def _ring(self, call: Ioctl, index: int) -> Ring:
         if self._closed:

@@ -1,6 +1,6 @@
-"""Planned misbehaviour of the control queue: which command, how, how often.
+"""Planned misbehaviour: which command or call, how, how often.
 
-Sans-IO: it decides, ``cvq`` does.  A fault is spent when it is taken.
+Sans-IO: it decides, ``cvq`` and ``device`` do.  A fault is spent when it is taken.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from cvqd.simulator.spec import Fault
+    from cvqd.simulator.spec import CallFault, Fault
 
 
 class FaultPlan:
-    """The faults that are still to come, in the order they were given."""
+    """The faults of the control queue that are still to come, in the order they were given."""
 
     def __init__(self, faults: Iterable[Fault] = ()) -> None:
         self._left: list[tuple[Fault, int]] = [(fault, fault.count) for fault in faults]
@@ -40,3 +40,30 @@ class FaultPlan:
     def clear(self) -> None:
         """Behave from now on."""
         self._left.clear()
+
+
+class CallFaultPlan:
+    """The calls that are still to fail."""
+
+    def __init__(self, faults: Iterable[CallFault] = ()) -> None:
+        #: each with the calls that go well before, and those that fail then
+        self._left: list[tuple[CallFault, int, int]] = []
+        for fault in faults:
+            self.add(fault)
+
+    def add(self, fault: CallFault) -> None:
+        """Plan one more."""
+        self._left.append((fault, fault.after, fault.count))
+
+    def take(self, call: str) -> CallFault | None:
+        """The fault for a call of this name (``suspend``), if one is due."""
+        due = None
+        for place, (fault, well, left) in enumerate(self._left):
+            if fault.call != call or not left:
+                continue
+            if well:
+                self._left[place] = (fault, well - 1, left)
+            elif due is None:
+                due = fault
+                self._left[place] = (fault, 0, left - 1)
+        return due

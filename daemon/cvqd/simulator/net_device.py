@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from cvqd.simulator.control import Control
 from cvqd.simulator.cvq import ControlQueue
-from cvqd.simulator.datapath import DataPath
+from cvqd.simulator.datapath import UNPLUGGED, DataPath
 from cvqd.simulator.doorbells import WAKE, Bell, Doorbells
 from cvqd.simulator.faults import FaultPlan
 from cvqd.simulator.iotlb import Iotlb
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from cvqd.core.address_space import AddressSpace
     from cvqd.events import EventLog
     from cvqd.simulator.datapath import Outside
+    from cvqd.simulator.outlet import Outlet
     from cvqd.simulator.spec import SimulatorSpec
     from cvqd.wire.ring_format import RingFormat
 
@@ -58,17 +59,23 @@ class NetDevice:
         self._cvq = ControlQueue(self.control, self.faults, log, self.statistics, self.fail)
         self._data = DataPath(self.rings, self.control, self.statistics, spec.mtu)
         self._moderation = Moderation(self.control.coalescing)
+        self._outlet: Outlet | None = None
         self._outside: Outside | None = None
         self._arrivals_pending = False
 
-    def join(self, outside: Outside) -> None:
-        """Send frames there and receive what comes; the device owns it from now on.
+    def join(self, outlet: Outlet) -> None:
+        """Send frames there and receive what comes, whenever the device runs."""
+        self._outlet = outlet
+        outlet.join(self)
 
-        DeviceError if it cannot be had.
-        """
-        self._outside = outside.__enter__()
-        self._data.link = outside
-        self.doorbells.bind(_OUTSIDE, outside.fileno())
+    def plug(self, outside: Outside | None) -> None:
+        """See ``Outlet``; without an end the cable is pulled out."""
+        self.doorbells.unbind(_OUTSIDE)
+        self._outside = outside
+        self._data.link = outside or UNPLUGGED
+        self._arrivals_pending = False
+        if outside is not None:
+            self.doorbells.bind(_OUTSIDE, outside.fileno())
 
     def set_status(self, status: int) -> None:
         """Reset for 0; else DeviceError EINVAL from ``Negotiation.set_status``."""
@@ -80,6 +87,7 @@ class NetDevice:
         self.negotiation.set_status(status)
         if self.negotiation.status & ~before & Status.FEATURES_OK:
             self.control.negotiated(self.negotiation.features)
+        self._claim()
 
     def set_group_asid(self, group: int, asid: int) -> None:
         """Translate for the rings of ``group`` with address space ``asid``."""
@@ -109,6 +117,7 @@ class NetDevice:
         """Stop all rings at once, or let them go on and serve the kicks that came meanwhile."""
         self.collect_kicks()
         self.negotiation.suspended = suspended
+        self._claim()
         self._tell(self._moderation.release())
         self.doorbells.wake()
 
@@ -132,10 +141,9 @@ class NetDevice:
         self.config_bell.bind(-1)
         self.negotiation.backend = 0
         self.iotlb.clear()
-        if self._outside is not None:
-            self.doorbells.unbind(_OUTSIDE)
-            self._outside.__exit__(None, None, None)
-            self._outside = None
+        if self._outlet is not None:
+            self._outlet.leave(self)
+            self._outlet = None
 
     def announce(self) -> None:
         """Ask the driver to announce itself, virtio 1.3 §5.1.6.5.4.
@@ -234,6 +242,10 @@ class NetDevice:
         frames, self._arrivals_pending = self._outside.arrived()
         for frame in frames:
             self._data.receive(frame, steer(frame, self.control.state.pairs))
+
+    def _claim(self) -> None:
+        if self._outlet is not None and self.negotiation.running:
+            self._outlet.claim(self)
 
     def _memory(self, index: int) -> AddressSpace:
         return self.iotlb.table(self._asids[self.spec.group_of(index)])

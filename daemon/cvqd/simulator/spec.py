@@ -149,6 +149,44 @@ class Fault:
             raise ValueError(f"count: {self.count} is less than one")
 
 
+#: calls of ``core.device.VdpaDevice`` that can be made to fail
+FAILING_CALLS: Final[dict[str, str]] = {
+    "set_features": "VHOST_SET_FEATURES",
+    "set_status": "VHOST_VDPA_SET_STATUS",
+    "iotlb": "IOTLB",
+    "set_vring_num": "VHOST_SET_VRING_NUM",
+    "set_vring_addr": "VHOST_SET_VRING_ADDR",
+    "set_vring_base": "VHOST_SET_VRING_BASE",
+    "get_vring_base": "VHOST_GET_VRING_BASE",
+    "set_vring_kick": "VHOST_SET_VRING_KICK",
+    "set_vring_enable": "VHOST_VDPA_SET_VRING_ENABLE",
+    "suspend": "VHOST_VDPA_SUSPEND",
+    "resume": "VHOST_VDPA_RESUME",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class CallFault:
+    """The next ``count`` calls of this name fail with EIO, once ``after`` of them went well."""
+
+    call: str
+    count: int = 1
+    after: int = 0
+
+    def __post_init__(self) -> None:
+        if self.call not in FAILING_CALLS:
+            raise ValueError(f"call: {self.call} is none of {', '.join(FAILING_CALLS)}")
+        if self.count < 1:
+            raise ValueError(f"count: {self.count} is less than one")
+        if self.after < 0:
+            raise ValueError(f"after: {self.after} is negative")
+
+    @property
+    def ioctl(self) -> str:
+        """Its name in errors."""
+        return FAILING_CALLS[self.call]
+
+
 def default_features(max_queue_pairs: int) -> int:
     """Feature word offered when none is configured: all but RING_PACKED, which QEMU leaves out as well."""
     multiqueue = 0 if max_queue_pairs > 1 else mask_of(Feature.MQ, Feature.RSS)
@@ -172,6 +210,7 @@ class SimulatorSpec:
     features: int | None = None  #: feature word to offer; None is ``default_features``
     datapath: LoopbackPath | PeerPath | TapPath = field(default_factory=LoopbackPath)
     faults: tuple[Fault, ...] = ()
+    call_faults: tuple[CallFault, ...] = ()
     backend_features: int = SUPPORTED_BACKEND_FEATURES
     iova_range: IovaRange = WHOLE_RANGE
 
