@@ -11,22 +11,19 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from cvqd.config import parse
+from cvqd.host.notify import Notifier
 from cvqd.reload import Reloader, differences
 from cvqd.testing.daemon import DaemonProcess, simulator_config
-from cvqd.testing.driver import GuestMemory
 from cvqd.testing.events import EventRecorder
 from cvqd.testing.frontend import FrontEnd
-from cvqd.testing.net_driver import NetDriver
-from cvqd.testing.sequences import ORDERS
-from cvqd.wire.net_control import ERR, OK, MacAddrSet
-from cvqd.wire.virtio import Feature, mask_of
+from cvqd.wire.net_control import ERR, OK
+from driven_guest import MAC_A, DrivenGuest
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from cvqd.core.site_policy import SitePolicy
 
-MAC_A = bytes.fromhex("525400aa0001")
 MAC_B = bytes.fromhex("0200000000bb")
 MINIMAL = "device: {kind: simulator, mac: 52:54:00:12:34:56}\n"
 FIXED = "read only when the daemon starts"
@@ -57,7 +54,8 @@ def reloader(file: Path) -> tuple[Reloader, Owner, Log]:
     file.write_text(MINIMAL)
     log = Log()
     owner = Owner(log)
-    return Reloader(str(file), parse(MINIMAL, str(file)), owner, log), owner, log  # type: ignore[arg-type]
+    config = parse(MINIMAL, str(file))
+    return Reloader(str(file), config, owner, log, Notifier(None, log)), owner, log  # type: ignore[arg-type]
 
 
 def test_differences_are_told_by_key_in_the_files_order():
@@ -130,29 +128,6 @@ async def test_a_file_with_a_mistake_changes_nothing(tmp_path: Path) -> None:
     assert (owner.amended, log.level, reload.config) == ([], "info", before)
 
 
-class Guest:
-    """A guest of a daemon in another process."""
-
-    def __init__(self, front_end: FrontEnd) -> None:
-        self.front_end = front_end
-        self.memory = GuestMemory()
-        self.driver = NetDriver(self.memory, 4)
-
-    async def start(self) -> None:
-        offered = await self.front_end.get_features()
-        features = offered & ~mask_of(Feature.PROTOCOL_FEATURES, Feature.EVENT_IDX)
-        setup = self.driver.setup(features)
-        await self.front_end.play(ORDERS["qemu"].connect(setup))
-        await self.front_end.play(ORDERS["qemu"].start(setup))
-
-    async def set_mac(self, mac: bytes) -> int:
-        return await self.driver.command(MacAddrSet(mac).encode())
-
-    def close(self) -> None:
-        self.driver.close()
-        self.memory.close()
-
-
 async def hang_up(daemon: DaemonProcess, content: dict[str, Any] | str, event: str) -> dict[str, Any]:
     """Write the daemon's file, ask it to reload, and wait for what it says."""
     text = content if isinstance(content, str) else yaml.safe_dump(content)
@@ -168,7 +143,7 @@ async def test_a_running_daemon_takes_other_rules_at_a_signal(tmp_path: Path) ->
         DaemonProcess.start(tmp_path, content) as daemon,
         await FrontEnd.connect(daemon.socket) as front_end,
     ):
-        guest = Guest(front_end)
+        guest = DrivenGuest(front_end)
         try:
             await guest.start()
             assert await guest.set_mac(MAC_A) == OK

@@ -128,6 +128,12 @@ class SocketError(CvqdError):
         self.reason = reason
 
 
+class ActivationError(SocketError):
+    """A unit passes sockets that the daemon has no use for; ``place`` is the variable or the descriptor."""
+
+    exit_code = 78
+
+
 class ConfigError(CvqdError):
     """The configuration is wrong; ``problems`` holds every finding.
 

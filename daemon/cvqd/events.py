@@ -75,6 +75,14 @@ _ALL: Final = (
         ("problems",),
     ),
     Event("service.stopped", "info", "everything is closed", ()),
+    Event("status.reported", "info", "SIGUSR1 asked for the status", ("status",)),
+    Event("notify.failed", "warning", "the service manager did not take a message", ("message", "reason")),
+    Event(
+        "watchdog.withheld",
+        "error",
+        "the relay took no turn in time; until it does the service manager gets no sign of life",
+        ("seconds",),
+    ),
     Event("service.failed", "error", "the daemon ends because of this", ("blame", "reason", "exit_code")),
     Event("device.opened", "info", "the device is ours", ("kind", "path", "features", "masked", "backend")),
     Event(

@@ -232,6 +232,13 @@ class Owner:
         self._log.emit("device.stopped", how=how, reason=reason)
         return run.bases(bases, self.memory.space)
 
+    async def pulse(self) -> None:
+        """Return when the relay has taken a turn; at once while nothing runs."""
+        if self._run is not None:
+            await self._run.pulse()
+        else:
+            await trio.lowlevel.checkpoint()
+
     async def rebind(self, own: GuestRing) -> None:
         """Lend a running ring new descriptors; the old ones are still open."""
         if self._run is None or own.index not in self.running:

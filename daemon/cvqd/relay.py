@@ -93,6 +93,7 @@ class Relay:
         self._suspect = suspect
         self._ids = itertools.count(1)
         self._guest_broken = False
+        self._turn: trio.Event | None = None
         #: popped and not answered, in the guest's order; the second holds those not yet judged
         self._open: deque[Pending] = deque()
         self._unsent: deque[Pending] = deque()
@@ -106,6 +107,8 @@ class Relay:
         while True:
             now = trio.current_time()
             more = self.step(now)
+            if self._turn is not None and not (self._open and self._open[0].deadline <= now):
+                self.end_turn()
             until = self._next_deadline()
             if until is None or silent:
                 self._journal.tell(doorbells.rang)
@@ -113,6 +116,18 @@ class Relay:
                 # somebody waits: what there is to tell can wait too, but not for a whole deadline
                 until = min(until, now + SILENCE)
             silent = not await doorbells.wait(0 if more else until)
+
+    def next_turn(self) -> trio.Event:
+        """Set at the end of the next turn of ``run`` that leaves no command beyond its deadline."""
+        if self._turn is None:
+            self._turn = trio.Event()
+        return self._turn
+
+    def end_turn(self) -> None:
+        """Let whoever waits for a turn go on."""
+        if self._turn is not None:
+            self._turn.set()
+            self._turn = None
 
     async def drain(self, doorbells: DoorbellSet, patience: float = inf) -> None:
         """Answer what was popped, fetch no more.  ``run`` must have ended.

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from cvqd.config import Config
+    from cvqd.host.notify import Notifier
     from cvqd.owner import Owner
 
 #: what takes effect without a restart: keys, each with all below it
@@ -38,12 +39,13 @@ class LeveledLog(EventLog, Protocol):
 class Reloader:
     """Keeps the configuration that is in effect; ``file`` is where it came from.
 
-    From ``listening`` on, each signal is followed.
+    From ``listening`` on, each signal is followed; the service manager hears of it.
     """
 
-    def __init__(self, file: str, config: Config, owner: Owner, log: LeveledLog) -> None:
+    def __init__(self, file: str, config: Config, owner: Owner, log: LeveledLog, notifier: Notifier) -> None:
         self.config = config
         self.listening = trio.Event()
+        self._notifier = notifier
         self._file = file
         self._owner = owner
         self._log = log
@@ -57,12 +59,17 @@ class Reloader:
 
     async def reload(self) -> None:
         """Read the file, let what can change take effect, say what did and what did not."""
+        await self._notifier.reloading()
         try:
             # parsing takes as long as an operator likes, and commands are waiting meanwhile
             config = await trio.to_thread.run_sync(load, self._file)
         except ConfigError as error:
             self._log.emit("service.reload_failed", problems=error.problems)
-            return
+        else:
+            self._change_to(config)
+        await self._notifier.ready()
+
+    def _change_to(self, config: Config) -> None:
         keys = list(differences(self.config, config))
         live = [key for key in keys if _is_live(key)]
         fixed = [key for key in keys if key not in live]

@@ -144,6 +144,18 @@ class Run:
                     await self._relay.run(self.doorbells)
         finally:
             self._ended.set()
+            if self._relay is not None:
+                self._relay.end_turn()
+
+    async def pulse(self) -> None:
+        """Return when the relay has taken another turn, at once if nothing is relayed any more."""
+        if self._relay is None or self._ended.is_set():
+            await trio.lowlevel.checkpoint()
+            return
+        turn = self._relay.next_turn()
+        # as the device would: a spurious call costs the relay a few comparisons
+        self._call.ring()
+        await turn.wait()
 
     def ring_all(self) -> None:
         """Kick and call every data ring: what rang before DRIVER_OK was lost."""

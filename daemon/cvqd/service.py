@@ -8,26 +8,27 @@ device, and a daemon that cannot have its device never listens.
 from __future__ import annotations
 
 import gc
-import signal
+import os
 import time
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from errno import ENODEV
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import trio
 
-from cvqd import __version__
+from cvqd import __version__, sockets, watchdog
 from cvqd.backend import Backend
 from cvqd.config import CharDevice, IsolationPolicy
 from cvqd.errors import UnavailableError
-from cvqd.host import control, unix_listener
+from cvqd.host import control
 from cvqd.host.doorbell import Doorbell, DoorbellSet
-from cvqd.host.listener import Listener
+from cvqd.host.notify import Notifier
 from cvqd.journal import Journal
 from cvqd.limits import Limits
 from cvqd.owned_device import OwnedDevice
 from cvqd.owner import Owner
 from cvqd.reload import Reloader
+from cvqd.signals import await_end, ending, report
 from cvqd.simulator.device import SimulatedDevice
 from cvqd.status import (
     SCHEMA,
@@ -56,6 +57,9 @@ if TYPE_CHECKING:
         """What a service asks of its log."""
 
 
+#: seconds that the end may take beside the deadline of the commands that are in flight
+_STOP: Final = 10.0
+
 #: seconds for a device that is going away to answer what it was asked before
 _REMOVAL_PATIENCE: Final = 0.5
 
@@ -66,25 +70,22 @@ _UNAVAILABLE: Final = 69
 async def run(config: Config, *, file: str, socket_path: str | None, fd: int | None, log: ServiceLog) -> None:
     """Own the configured device and serve front-ends until SIGTERM or SIGINT; SIGHUP reads ``file`` again.
 
-    ``socket_path`` and ``fd`` (listening or connected) take the place of the configured socket.
-    CvqdError where the device or a socket cannot be had.
+    ``socket_path`` and ``fd`` (listening or connected) take the place of the configured socket, and so do
+    sockets of the service manager's.  CvqdError where the device or a socket cannot be had.
     """
     started = time.time()
-    async with open_device(config.device, log) as device, trio.open_nursery() as nursery:
-        journal = Journal(log)
-        owner = await take(device, limits(config), log, journal)
-        backend = Backend(owner, log, nursery, offers_inband=config.frontend.inband)
-        with ExitStack() as stack:
-            if fd is not None:
-                listener = Listener.from_descriptor(fd)
-            else:
-                path = socket_path or config.frontend.socket
-                listener = Listener(stack.enter_context(unix_listener.bind(path, config.frontend.mode)))
-            stack.callback(listener.close)
-            asked = stack.enter_context(unix_listener.bind(config.control.socket, config.control.mode))
+    notifier = Notifier.from_environment(os.environ, log)
+    with closing(notifier), ending() as signals:
+        async with open_device(config.device, log) as device, trio.open_nursery() as nursery:
+            journal = Journal(log)
+            owner = await take(device, limits(config), log, journal)
+            backend = Backend(owner, log, nursery, offers_inband=config.frontend.inband)
+
+            def status() -> Status:
+                return instance_status(config.instance, owner, backend, journal)
 
             async def answer_status(_: dict[str, Any]) -> Status:
-                return instance_status(config.instance, owner, backend, journal)
+                return status()
 
             async def answer_metrics(_: dict[str, Any]) -> dict[str, Any]:
                 # nobody who is never asked for metrics needs them
@@ -102,33 +103,41 @@ async def run(config: Config, *, file: str, socket_path: str | None, fd: int | N
                 await backend.announce()
                 return {}
 
-            if isinstance(config.device, CharDevice):
-                nursery.start_soon(_await_removal, owner, log)
-            nursery.start_soon(_await_signal, nursery.cancel_scope, log)
-            reloader = Reloader(file, config, owner, log)
-            nursery.start_soon(reloader.follow)
-            nursery.start_soon(follow_config, device, backend)
+            def patience() -> float:
+                return owner.life.limits.deadline + _STOP
+
             handlers: dict[str, control.Handler] = {
                 "status": answer_status,
                 "metrics": answer_metrics,
                 "announce": announce,
             }
-            nursery.start_soon(control.serve, asked, handlers, log)
-            await reloader.listening.wait()
-            # what start-up left is here to stay: no collection has to look at it again
-            gc.collect()
-            gc.freeze()
-            log.emit(
-                "service.started",
-                version=__version__,
-                socket=f"fd {fd}" if fd is not None else path,
-                control=config.control.socket,
-            )
-            while (connection := await listener.accept()) is not None:
-                async with connection:
-                    await backend.serve(connection)
-            nursery.cancel_scope.cancel()
-    log.emit("service.stopped")
+            with sockets.opened(config, socket_path=socket_path, fd=fd) as where:
+                if isinstance(config.device, CharDevice):
+                    nursery.start_soon(_await_removal, owner, log)
+                nursery.start_soon(await_end, signals, nursery.cancel_scope, notifier, patience, log)
+                reloader = Reloader(file, config, owner, log, notifier)
+                nursery.start_soon(reloader.follow)
+                nursery.start_soon(report, status, log)
+                nursery.start_soon(watchdog.feed, notifier, owner.pulse, log)
+                nursery.start_soon(follow_config, device, backend)
+                nursery.start_soon(control.serve, where.control, handlers, log)
+                await reloader.listening.wait()
+                # what start-up left is here to stay: no collection has to look at it again
+                gc.collect()
+                gc.freeze()
+                log.emit(
+                    "service.started", version=__version__, socket=where.frontend_at, control=where.control_at
+                )
+                waits = f"waits for a front-end at {where.frontend_at}"
+                await notifier.status(waits)
+                await notifier.ready()
+                while (connection := await where.frontend.accept()) is not None:
+                    await notifier.status("serves a front-end")
+                    async with connection:
+                        await backend.serve(connection)
+                    await notifier.status(waits)
+                nursery.cancel_scope.cancel()
+        log.emit("service.stopped")
 
 
 async def probe(config: DeviceConfig, log: EventLog) -> ProbeReport:
@@ -199,13 +208,6 @@ def instance_status(instance: str, owner: Owner, backend: Backend, journal: Jour
 
 def _device_status(owned: OwnedDevice) -> DeviceStatus:
     return device_status(owned.device.kind, owned.device.path, owned.facts, owned.offer)
-
-
-async def _await_signal(scope: trio.CancelScope, log: EventLog) -> None:
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async for number in signals:
-            log.emit("service.stopping", signal=signal.Signals(number).name)
-            scope.cancel()
 
 
 async def _await_removal(owner: Owner, log: EventLog) -> None:

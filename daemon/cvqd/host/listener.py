@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final, Self
 import trio
 
 from cvqd.errors import FrontendError, SocketError
+from cvqd.host import unix_listener
 from cvqd.host.descriptor import OwnedFd
 from cvqd.wire.vhost_user import HEADER, MAX_DESCRIPTORS, Message, decode_header, request_name
 
@@ -132,7 +133,7 @@ class Listener:
         """Take over a Unix stream socket that listens (see ``host.unix_listener``) or is connected."""
         self._bound: trio.socket.SocketType | None = None
         self._connected: socket.socket | None = None
-        if ours.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        if unix_listener.listens(ours):
             self._bound = trio.socket.from_stdlib_socket(ours)
         else:
             self._connected = ours
@@ -144,15 +145,8 @@ class Listener:
         SocketError if it is no Unix stream socket, or neither of the two.
         """
         place = f"fd {fd}"
-        try:
-            inherited = socket.socket(fileno=fd)
-        except OSError as error:
-            raise SocketError(place, error.strerror or "is no socket") from None
-        inherited.set_inheritable(False)
-        if (inherited.family, inherited.type) != (socket.AF_UNIX, socket.SOCK_STREAM):
-            inherited.close()
-            raise SocketError(place, "is no Unix stream socket")
-        if not inherited.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        inherited = unix_listener.inherit(fd, place)
+        if not unix_listener.listens(inherited):
             try:
                 inherited.getpeername()
             except OSError:

@@ -1,7 +1,8 @@
 """Listening Unix sockets in the file system.
 
 They are made without a moment of wider permission than configured and without
-touching the process's umask, and are removed by whoever made them.
+touching the process's umask, and are removed by whoever made them; those that
+were inherited are somebody else's and stay.
 """
 
 from __future__ import annotations
@@ -42,6 +43,25 @@ def bind(path: str, mode: int, *, backlog: int = 8) -> Iterator[socket.socket]:
             yield listener
         finally:
             _unlink_own(path, made)
+
+
+def inherit(fd: int, place: str) -> socket.socket:
+    """Take over an inherited Unix stream socket; ``place`` names it in a SocketError if it is none."""
+    try:
+        inherited = socket.socket(fileno=fd)
+    except OSError as error:
+        raise SocketError(place, error.strerror or "is no socket") from None
+    inherited.set_inheritable(False)
+    if (inherited.family, inherited.type) != (socket.AF_UNIX, socket.SOCK_STREAM):
+        inherited.close()
+        raise SocketError(place, "is no Unix stream socket")
+    inherited.settimeout(0)
+    return inherited
+
+
+def listens(ours: socket.socket) -> bool:
+    """Whether front-ends can connect to it."""
+    return bool(ours.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
 
 
 def _remove_stale(path: str) -> None:

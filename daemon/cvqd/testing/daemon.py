@@ -20,7 +20,7 @@ import trio
 import yaml
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
     from pathlib import Path
 
 
@@ -79,16 +79,19 @@ class DaemonProcess:
         *,
         name: str = "vm0",
         cpu: int | None = None,
+        under: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
         deadline: float = 20.0,
     ) -> AsyncIterator[DaemonProcess]:
         """Write ``name``.yaml into ``directory``, run the daemon on it until it is ready, kill it at the end.
 
-        ``cpu`` pins it to one core.  Raises DaemonError if it is not ready in
-        time or ends.
+        ``cpu`` pins it to one core, ``under`` is a command that becomes the daemon, ``environment`` goes
+        on top of ours.  Raises DaemonError if it is not ready in time or ends.
         """
         path = directory / f"{name}.yaml"
         path.write_text(yaml.safe_dump(dict(config), sort_keys=False))
-        process, log = _spawn(path, cpu)
+        pin = [] if cpu is None else ["taskset", "--cpu-list", str(cpu)]
+        process, log = _spawn(path, [*pin, *under], environment or {})
         daemon = cls(process, trio.lowlevel.FdStream(log), path)
         try:
             async with trio.open_nursery() as nursery:
@@ -221,16 +224,18 @@ class DaemonProcess:
         return "\n".join([what, "--- the daemon's last lines ---", *last])
 
 
-def _spawn(config: Path, cpu: int | None) -> tuple[subprocess.Popen[bytes], int]:
+def _spawn(
+    config: Path, under: Sequence[str], environment: Mapping[str, str]
+) -> tuple[subprocess.Popen[bytes], int]:
     """The process and the reading end of its log."""
-    pin = [] if cpu is None else ["taskset", "--cpu-list", str(cpu)]
     reading, writing = os.pipe()
     try:
         process = subprocess.Popen(  # noqa: S603 - the words are ours
-            [*pin, sys.executable, "-m", "cvqd", "run", "--config", str(config)],
+            [*under, sys.executable, "-m", "cvqd", "run", "--config", str(config)],
             stdin=subprocess.DEVNULL,
             stdout=writing,
             stderr=writing,
+            env={**os.environ, **environment},
         )
     except BaseException:
         os.close(reading)

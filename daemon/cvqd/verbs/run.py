@@ -29,11 +29,13 @@ def add(verbs: Verbs) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
+    # what asks something of a daemon that is up must not kill one that starts or ends
+    for asks in (signal.SIGHUP, signal.SIGUSR1):
+        signal.signal(asks, signal.SIG_IGN)
+
     from cvqd.config import load
     from cvqd.config_device import label
 
-    # it asks a daemon that is up to reload; one that starts or ends must not be killed by it
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     config = load(options.config)
 
     import trio

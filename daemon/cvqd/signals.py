@@ -1,0 +1,47 @@
+"""What a signal asks of a running daemon: to end, or to tell the log how it is; SIGHUP is ``reload``'s."""
+
+from __future__ import annotations
+
+import signal
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Mapping
+    from contextlib import AbstractContextManager
+
+    from cvqd.events import EventLog
+    from cvqd.host.notify import Notifier
+
+_ENDING: Final = (signal.SIGTERM, signal.SIGINT)
+
+
+def ending() -> AbstractContextManager[AsyncIterator[int]]:
+    """Signals that ask for the end; kept open until it has come, for ``await_end``."""
+    return trio.open_signal_receiver(*_ENDING)
+
+
+async def await_end(
+    signals: AsyncIterator[int],
+    scope: trio.CancelScope,
+    notifier: Notifier,
+    within: Callable[[], float],
+    log: EventLog,
+) -> None:
+    """Cancel ``scope`` at the first signal; the service manager hears first that it may take ``within`` s."""
+    number = await anext(signals)
+    # once is enough: what is in flight is being answered, and a second one must not cut that off
+    for ends in _ENDING:
+        signal.signal(ends, signal.SIG_IGN)
+    name = signal.Signals(number).name
+    log.emit("service.stopping", signal=name)
+    await notifier.stopping(f"ends after {name}", within=within())
+    scope.cancel()
+
+
+async def report(status: Callable[[], Mapping[str, object]], log: EventLog) -> None:
+    """Put the whole status into the log at each SIGUSR1, until cancelled."""
+    with trio.open_signal_receiver(signal.SIGUSR1) as asked:
+        async for _ in asked:
+            log.emit("status.reported", status=status())
