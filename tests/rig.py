@@ -20,9 +20,10 @@ from cvqd.backend import Backend
 from cvqd.core.site_policy import EVERYTHING
 from cvqd.host import unix_listener
 from cvqd.host.listener import Listener
+from cvqd.instance import Instance
 from cvqd.journal import Journal
 from cvqd.limits import Limits
-from cvqd.service import follow_config, instance_status, take
+from cvqd.service import follow_config, take
 from cvqd.simulator.device import SimulatedDevice
 from cvqd.simulator.spec import SimulatorSpec
 from cvqd.testing.driver import GuestMemory
@@ -150,9 +151,14 @@ class Rig:
         return self.owner.current.offer.features & ~named
 
     @property
+    def instance(self) -> Instance:
+        """As the control socket's clients see it."""
+        return Instance("vm0", self.owner, self.backend, self.journal, self.log)
+
+    @property
     def status(self) -> dict[str, Any]:
         """What ``cvqd status --json`` shows."""
-        return dict(instance_status("vm0", self.owner, self.backend, self.journal))
+        return dict(self.instance.status())
 
     @property
     def counters(self) -> dict[str, int]:

@@ -9,10 +9,12 @@ at once goes first, as long as no more than ``BACKLOG`` notes wait.
 from __future__ import annotations
 
 from collections import Counter, deque
-from time import monotonic_ns
+from time import monotonic_ns, time_ns
 from typing import TYPE_CHECKING, Final
 
 from cvqd.histogram import Histogram
+from cvqd.host.feed import Feed
+from cvqd.traced import SNAP, Traced
 from cvqd.wire.net_control import ERR, NAMES, OK, Command, MacTableSet, name_of
 
 if TYPE_CHECKING:
@@ -113,6 +115,8 @@ class Journal:
         #: how long nobody served the data queues, of every switchover
         self.blackouts = Histogram()
         self.recent: deque[Pending] = deque(maxlen=RECENT)
+        #: every command with its bytes, for whoever asks
+        self.trace = Feed()
 
     def received(self, command: Pending) -> None:
         """Note a popped command."""
@@ -235,3 +239,20 @@ class Journal:
         if outcome != "late":
             self.recent.append(command)
             self.latency.observe(command.elapsed_us)
+        if self.trace.followed:
+            self.trace.publish(_traced(command, outcome).line())
+
+
+def _traced(command: Pending, outcome: str) -> Traced:
+    return Traced(
+        time_ns=time_ns() - (monotonic_ns() - command.received_ns),
+        command_id=command.id,
+        command=command.name,
+        outcome=outcome,
+        ack=command.ack,
+        elapsed_us=command.elapsed_us,
+        length=len(command.data),
+        data=command.data[:SNAP],
+        result=command.result,
+        reason=str(command.refusal or ""),
+    )

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import gc
 import os
-import time
 from contextlib import asynccontextmanager, closing
 from errno import ENODEV
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 import trio
 
@@ -23,6 +22,7 @@ from cvqd.errors import UnavailableError
 from cvqd.host import control
 from cvqd.host.doorbell import Doorbell, DoorbellSet
 from cvqd.host.notify import Notifier
+from cvqd.instance import Instance
 from cvqd.journal import Journal
 from cvqd.limits import Limits
 from cvqd.owned_device import OwnedDevice
@@ -30,30 +30,18 @@ from cvqd.owner import Owner
 from cvqd.reload import Reloader
 from cvqd.signals import await_end, ending, report
 from cvqd.simulator.device import SimulatedDevice
-from cvqd.status import (
-    SCHEMA,
-    DeviceStatus,
-    Phase,
-    ProbeReport,
-    Status,
-    commands_status,
-    counters_status,
-    device_status,
-    frontend_status,
-    isolation_status,
-    probe_report,
-    state_status,
-)
+from cvqd.status import ProbeReport, device_status, probe_report
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from cvqd.config import Config, DeviceConfig
     from cvqd.core.device import VdpaDevice
-    from cvqd.events import CountingLog, EventLog
+    from cvqd.events import EventLog
+    from cvqd.instance import FollowedLog
     from cvqd.reload import LeveledLog
 
-    class ServiceLog(LeveledLog, CountingLog, Protocol):
+    class ServiceLog(LeveledLog, FollowedLog, Protocol):
         """What a service asks of its log."""
 
 
@@ -73,7 +61,6 @@ async def run(config: Config, *, file: str, socket_path: str | None, fd: int | N
     ``socket_path`` and ``fd`` (listening or connected) take the place of the configured socket, and so do
     sockets of the service manager's.  CvqdError where the device or a socket cannot be had.
     """
-    started = time.time()
     notifier = Notifier.from_environment(os.environ, log)
     with closing(notifier), ending() as signals:
         async with open_device(config.device, log) as device, trio.open_nursery() as nursery:
@@ -81,46 +68,21 @@ async def run(config: Config, *, file: str, socket_path: str | None, fd: int | N
             owner = await take(device, limits(config), log, journal)
             backend = Backend(owner, log, nursery, offers_inband=config.frontend.inband)
 
-            def status() -> Status:
-                return instance_status(config.instance, owner, backend, journal)
-
-            async def answer_status(_: dict[str, Any]) -> Status:
-                return status()
-
-            async def answer_metrics(_: dict[str, Any]) -> dict[str, Any]:
-                # nobody who is never asked for metrics needs them
-                from cvqd.metrics import render  # noqa: PLC0415
-                from cvqd.readings import read  # noqa: PLC0415
-
-                readings = read(owner, backend, journal, log, started=started)
-                return {
-                    "schema": SCHEMA,
-                    "instance": config.instance,
-                    "text": render(config.instance, readings),
-                }
-
-            async def announce(_: dict[str, Any]) -> dict[str, Any]:
-                await backend.announce()
-                return {}
+            instance = Instance(config.instance, owner, backend, journal, log)
 
             def patience() -> float:
                 return owner.life.limits.deadline + _STOP
 
-            handlers: dict[str, control.Handler] = {
-                "status": answer_status,
-                "metrics": answer_metrics,
-                "announce": announce,
-            }
             with sockets.opened(config, socket_path=socket_path, fd=fd) as where:
                 if isinstance(config.device, CharDevice):
                     nursery.start_soon(_await_removal, owner, log)
                 nursery.start_soon(await_end, signals, nursery.cancel_scope, notifier, patience, log)
                 reloader = Reloader(file, config, owner, log, notifier)
                 nursery.start_soon(reloader.follow)
-                nursery.start_soon(report, status, log)
+                nursery.start_soon(report, instance.status, log)
                 nursery.start_soon(watchdog.feed, notifier, owner.pulse, log)
                 nursery.start_soon(follow_config, device, backend)
-                nursery.start_soon(control.serve, where.control, handlers, log)
+                nursery.start_soon(control.serve, where.control, instance.handlers, log, instance.streams)
                 await reloader.listening.wait()
                 # what start-up left is here to stay: no collection has to look at it again
                 gc.collect()
@@ -145,7 +107,7 @@ async def probe(config: DeviceConfig, log: EventLog) -> ProbeReport:
     async with open_device(config, log) as device:
         unlimited = Limits(require_isolation=False, deadline=1.0, max_command=256)
         owner = await take(device, unlimited, log, Journal(log))
-        shown = _device_status(owner.current)
+        shown = device_status(device.kind, device.path, owner.current.facts, owner.current.offer)
         return probe_report(shown, owner.current.isolation)
 
 
@@ -186,28 +148,6 @@ def limits(config: Config) -> Limits:
         mac=config.device.mac if isinstance(config.device, CharDevice) else None,
         site=config.policy,
     )
-
-
-def instance_status(instance: str, owner: Owner, backend: Backend, journal: Journal) -> Status:
-    """Everything that is known now."""
-    # a busy guest's last commands may not be counted yet
-    journal.tell()
-    phase: Phase = "running" if owner.running else "connected" if backend.connected else "waiting"
-    return {
-        "schema": SCHEMA,
-        "instance": instance,
-        "phase": phase,
-        "device": _device_status(owner.current),
-        "frontend": frontend_status(owner.features if backend.connected else None, backend.bridged),
-        "isolation": isolation_status(owner.current.isolation),
-        "state": state_status(owner.state, uncertain=owner.life.ledger.uncertain),
-        "counters": counters_status(journal, quarantined=owner.quarantined),
-        "commands": commands_status(journal.recent),
-    }
-
-
-def _device_status(owned: OwnedDevice) -> DeviceStatus:
-    return device_status(owned.device.kind, owned.device.path, owned.facts, owned.offer)
 
 
 async def _await_removal(owner: Owner, log: EventLog) -> None:

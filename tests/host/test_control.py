@@ -11,6 +11,7 @@ import trio.testing
 from cvqd.control_client import ControlError, ask
 from cvqd.errors import DeviceError
 from cvqd.host import control, unix_listener
+from cvqd.host.feed import CAPACITY, Feed
 from cvqd.testing.events import EventRecorder
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ class Served:
         self.path = path
         self.log = EventRecorder()
         self.gate = trio.Event()
+        self.feed = Feed()
 
     async def connect(self) -> trio.SocketStream:
         return await trio.open_unix_socket(self.path)
@@ -53,9 +55,10 @@ async def served(tmp_path: Path) -> AsyncIterator[Served]:
         return {}
 
     handlers = {"status": status, "large": large, "refuse": refuse, "broken": broken, "slow": slow}
+    streams = {"follow": control.Stream(status, made.feed), "closed": control.Stream(refuse, made.feed)}
     with unix_listener.bind(made.path, 0o600) as listener:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(control.serve, listener, handlers, made.log)
+            nursery.start_soon(control.serve, listener, handlers, made.log, streams)
             yield made
             nursery.cancel_scope.cancel()
 
@@ -135,6 +138,88 @@ async def test_a_slow_request_holds_nobody_else(tmp_path: Path):
         assert (await server.ask("status"))["schema"] == 1
         server.gate.set()
         assert await stream.receive_some() == b"{}\n"
+
+
+async def lines_of(stream: trio.SocketStream, count: int) -> list[Any]:
+    """The next lines of a stream."""
+    received = b""
+    while received.count(b"\n") < count:
+        received += await stream.receive_some()
+    return [json.loads(line) for line in received.splitlines()]
+
+
+async def test_a_stream_is_an_answer_and_then_lines_as_they_come(tmp_path: Path):
+    async with served(tmp_path) as server, await server.connect() as stream:
+        await stream.send_all(b'{"request": "follow"}\n')
+        assert await lines_of(stream, 1) == [{"schema": 1, "asked": {"request": "follow"}}]
+        server.feed.publish(b"1\n")
+        server.feed.publish(b"2\n")
+        assert await lines_of(stream, 2) == [1, 2]
+        await stream.send_eof()
+        assert await stream.receive_some() == b""
+        assert not server.feed.followed
+
+
+async def test_a_stream_may_be_refused_and_the_connection_ends(tmp_path: Path):
+    async with served(tmp_path) as server, await server.connect() as stream:
+        (answer,) = await exchange(stream, b'{"request": "closed"}\n')
+        assert answer["error"] == "VHOST_VDPA_SUSPEND: EIO"
+        assert not server.feed.followed
+
+
+@pytest.mark.parametrize("abrupt", [True, False])
+async def test_a_follower_that_vanishes_is_forgotten(tmp_path: Path, *, abrupt: bool):
+    async with served(tmp_path) as server:
+        stream = await server.connect()
+        await stream.send_all(b'{"request": "follow"}\n')
+        await lines_of(stream, 1)
+        if abrupt:
+            # unread data makes the close a reset, unix(7)
+            server.feed.publish(b"1\n")
+            await trio.testing.wait_all_tasks_blocked()
+        await stream.aclose()
+        await trio.testing.wait_all_tasks_blocked()
+        server.feed.publish(b"2\n")
+        assert not server.feed.followed
+        assert server.log.events == []
+
+
+async def test_a_follower_that_reads_nothing_loses_lines_and_holds_nobody(tmp_path: Path):
+    line = b'"' + b"x" * 997 + b'"\n'
+    many = 2 * CAPACITY // len(line)
+    async with served(tmp_path) as server, await server.connect() as slow, await server.connect() as quick:
+        for stream in (slow, quick):
+            await stream.send_all(b'{"request": "follow"}\n')
+            await lines_of(stream, 1)
+        for _ in range(many):
+            server.feed.publish(line)
+            if len(await quick.receive_some()) < len(line):
+                await trio.testing.wait_all_tasks_blocked()
+        assert (await server.ask("status"))["schema"] == 1
+        received, lost = b"", 0
+        while not lost:
+            received += await slow.receive_some()
+            *whole, _rest = received.split(b"\n")
+            gaps = [json.loads(found)["lost"] for found in whole if found.startswith(b"{")]
+            lost = sum(gaps)
+        assert len(gaps) == 1
+        assert whole.count(line[:-1]) + lost == many
+        assert 0 < lost < many
+        assert server.log.events == []
+
+
+async def test_followers_beyond_the_limit_are_told_so_and_others_may_still_ask(tmp_path: Path):
+    async with served(tmp_path) as server:
+        streams = [await server.connect() for _ in range(control.MAX_STREAMS)]
+        for stream in streams:
+            await stream.send_all(b'{"request": "follow"}\n')
+            await lines_of(stream, 1)
+        with pytest.raises(ControlError, match="8 clients follow already") as caught:
+            await server.ask("follow")
+        assert caught.value.exit_code == 75
+        assert (await server.ask("status"))["schema"] == 1
+        for stream in streams:
+            await stream.aclose()
 
 
 async def test_a_line_without_end_ends_the_connection(tmp_path: Path):

@@ -2,16 +2,18 @@
 
 A request is ``{"request": NAME, ...}``, its answer the handler's object or
 ``{"error": REASON}``, with the ``exit_code`` of a blamed error for the command
-line behind it.  Clients are local tools that may be stuck or gone: each has a
-task, limits and deadlines of its own, and none can hold the daemon.  What the
-requests mean is the service's.
+line behind it.  Where a request asks for a stream, lines of a ``feed`` follow
+that answer until the client closes, or sends anything more.  Clients are local
+tools that may be stuck or gone: each has a task, limits and deadlines of its
+own, and none can hold the daemon.  What the requests mean is the service's.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import trio
 
@@ -21,61 +23,145 @@ if TYPE_CHECKING:
     import socket
 
     from cvqd.events import EventLog
+    from cvqd.host.feed import Feed, Follower
 
 #: request object -> answer object; a CvqdError becomes {"error": ..., "exit_code": ...}
 Handler = Callable[[dict[str, Any]], Awaitable[Mapping[str, Any]]]
+
+
+class Stream(NamedTuple):
+    """What a request for a stream gets: one answer, then lines as they come."""
+
+    opening: Handler
+    feed: Feed
+
 
 #: bytes of a request line
 MAX_LINE: Final = 64 * 1024
 #: clients served at a time; one more is turned away
 MAX_CLIENTS: Final = 16
+#: of those, how many may have a stream: they stay, and others want to ask too
+MAX_STREAMS: Final = 8
 #: seconds in which a client must send a whole line, and take a whole answer
 IDLE: Final = 30.0
 SEND: Final = 5.0
 
+# sysexits.h
+_BUSY: Final = 75
 
-async def serve(bound: socket.socket, handlers: Mapping[str, Handler], log: EventLog) -> None:
+
+async def serve(
+    bound: socket.socket,
+    handlers: Mapping[str, Handler],
+    log: EventLog,
+    streams: Mapping[str, Stream] | None = None,
+) -> None:
     """Answer requests on a listening socket (``unix_listener.bind`` makes one) until cancelled."""
-    listener = trio.socket.from_stdlib_socket(bound)
-    clients = 0
+    await _Server(handlers, streams or {}, log).accept(trio.socket.from_stdlib_socket(bound))
 
-    async def attend(stream: trio.SocketStream) -> None:
-        nonlocal clients
-        try:
-            async with stream:
-                await _converse(stream, handlers, log)
-        finally:
-            clients -= 1
 
-    async with trio.open_nursery() as nursery:
-        while True:
+class _Server:
+    def __init__(self, handlers: Mapping[str, Handler], streams: Mapping[str, Stream], log: EventLog) -> None:
+        self._handlers = {**handlers, **{name: stream.opening for name, stream in streams.items()}}
+        self._streams = streams
+        self._log = log
+        self._clients = 0
+        self._streaming = 0
+
+    async def accept(self, listener: trio.socket.SocketType) -> None:
+        async with trio.open_nursery() as nursery:
+            while True:
+                try:
+                    connection, _ = await listener.accept()
+                except OSError as error:
+                    # out of descriptors, mostly: wait for better times
+                    self._log.emit("control.failed", reason=str(error))
+                    await trio.sleep(0.1)
+                    continue
+                if self._clients >= MAX_CLIENTS:
+                    self._log.emit("control.failed", reason=f"more than {MAX_CLIENTS} clients")
+                    connection.close()
+                    continue
+                self._clients += 1
+                nursery.start_soon(self._attend, trio.SocketStream(connection))
+
+    async def _attend(self, stream: trio.SocketStream) -> None:
+        async with stream:
             try:
-                connection, _ = await listener.accept()
-            except OSError as error:
-                # out of descriptors, mostly: wait for better times
-                log.emit("control.failed", reason=str(error))
-                await trio.sleep(0.1)
-                continue
-            if clients >= MAX_CLIENTS:
-                log.emit("control.failed", reason=f"more than {MAX_CLIENTS} clients")
-                connection.close()
-                continue
-            clients += 1
-            nursery.start_soon(attend, trio.SocketStream(connection))
+                await self._converse(stream)
+            except trio.BrokenResourceError:
+                pass  # the client is gone: its affair
+            except (_ClientError, trio.TooSlowError) as error:
+                reason = str(error) or f"a client did not take its answer in {SEND:g} s"
+                self._log.emit("control.failed", reason=reason)
+            finally:
+                self._clients -= 1
 
-
-async def _converse(stream: trio.SocketStream, handlers: Mapping[str, Handler], log: EventLog) -> None:
-    pending = bytearray()
-    try:
+    async def _converse(self, stream: trio.SocketStream) -> None:
+        pending = bytearray()
         while (line := await _line(stream, pending)) is not None:
-            answer = await _answer(line, handlers, log)
-            data = json.dumps(answer, separators=(",", ":"), default=str).encode() + b"\n"
-            with trio.fail_after(SEND):
-                await stream.send_all(data)
-    except trio.BrokenResourceError:
-        pass  # the client is gone: its affair
-    except (_ClientError, trio.TooSlowError) as error:
-        log.emit("control.failed", reason=str(error) or f"a client did not take its answer in {SEND:g} s")
+            request = _request(line)
+            if request is not None and (wanted := self._streams.get(request["request"])):
+                await self._stream(stream, request, wanted)
+                return
+            await _send(stream, await self._answer(request))
+
+    async def _stream(self, stream: trio.SocketStream, request: dict[str, Any], wanted: Stream) -> None:
+        if self._streaming >= MAX_STREAMS:
+            await _send(stream, {"error": f"{MAX_STREAMS} clients follow already", "exit_code": _BUSY})
+            return
+        self._streaming += 1
+        try:
+            # what happens while the first answer is made belongs to the stream
+            with wanted.feed.follow() as follower:
+                answer = await self._answer(request)
+                await _send(stream, answer)
+                if "error" in answer:
+                    return
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(_until_closed, stream, nursery.cancel_scope)
+                    await _pass_on(follower, stream)
+                    nursery.cancel_scope.cancel()
+        finally:
+            self._streaming -= 1
+
+    async def _answer(self, request: dict[str, Any] | None) -> Mapping[str, Any]:
+        if request is None:
+            return {"error": "not a line of JSON"}
+        name = request["request"]
+        handler = self._handlers.get(name)
+        if handler is None:
+            return {"error": f'unknown request; "request" is one of {", ".join(sorted(self._handlers))}'}
+        try:
+            return await handler(request)
+        except CvqdError as error:
+            return {"error": str(error), "exit_code": error.exit_code}
+        except Exception as error:  # noqa: BLE001 -- a question must not cost the guest its network
+            self._log.emit("control.failed", reason=f"{name}: {error!r}")
+            return {"error": f"internal error: {error!r}"}
+
+
+async def _send(stream: trio.SocketStream, answer: Mapping[str, Any]) -> None:
+    data = json.dumps(answer, separators=(",", ":"), default=str).encode() + b"\n"
+    with trio.fail_after(SEND):
+        await stream.send_all(data)
+
+
+async def _pass_on(follower: Follower, stream: trio.SocketStream) -> None:
+    """Send lines until the client is gone.
+
+    It may take as long as it likes: it loses lines, and nobody waits for it.
+    """
+    with suppress(trio.BrokenResourceError):
+        while True:
+            await stream.send_all(await follower.take())
+
+
+async def _until_closed(stream: trio.SocketStream, scope: trio.CancelScope) -> None:
+    """End a stream as soon as its client closes or says something."""
+    with suppress(trio.BrokenResourceError):
+        await stream.receive_some(1)
+    scope.cancel()
 
 
 class _ClientError(Exception):
@@ -98,19 +184,12 @@ async def _line(stream: trio.SocketStream, pending: bytearray) -> bytes | None:
     return line
 
 
-async def _answer(line: bytes, handlers: Mapping[str, Handler], log: EventLog) -> Mapping[str, Any]:
+def _request(line: bytes) -> dict[str, Any] | None:
+    """A request object with its name as text, empty where there is none; None for what is no JSON."""
     try:
         request = json.loads(line)
     except (ValueError, RecursionError):
-        return {"error": "not a line of JSON"}
-    name = request.get("request") if isinstance(request, dict) else None
-    handler = handlers.get(name) if isinstance(name, str) else None
-    if handler is None:
-        return {"error": f'unknown request; "request" is one of {", ".join(sorted(handlers))}'}
-    try:
-        return await handler(request)
-    except CvqdError as error:
-        return {"error": str(error), "exit_code": error.exit_code}
-    except Exception as error:  # noqa: BLE001 -- a question must not cost the guest its network
-        log.emit("control.failed", reason=f"{name}: {error!r}")
-        return {"error": f"internal error: {error!r}"}
+        return None
+    if not isinstance(request, dict) or not isinstance(request.get("request"), str):
+        return {"request": ""}
+    return request

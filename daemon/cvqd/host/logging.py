@@ -16,6 +16,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
 from cvqd.events import CATALOGUE
+from cvqd.host.feed import Feed
 from cvqd.host.log_limit import GuestLimit
 
 if TYPE_CHECKING:
@@ -63,6 +64,8 @@ class StructuredLog:
         self.counts: Final = Counter[str]()
         #: lines left out because a guest caused too many
         self.limited = 0
+        #: the lines that are written, as JSON, for whoever asks
+        self.feed: Final = Feed()
         self._dropped = 0
         self._limits: Final = {name: GuestLimit() for name, event in CATALOGUE.items() if event.guest}
         self.set_level(level)
@@ -96,6 +99,8 @@ class StructuredLog:
             "event": name,
             **fields,
         }
+        if self.feed.followed:
+            self.feed.publish(to_json(line).encode() + b"\n")
         self._sink.write(self._prefixes.get(level, b"") + self._render(line).encode() + b"\n")
 
     def enabled(self, name: str, /) -> bool:

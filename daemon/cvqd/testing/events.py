@@ -10,6 +10,7 @@ from collections import Counter
 from typing import Final, NamedTuple
 
 from cvqd.events import CATALOGUE
+from cvqd.host.feed import Feed
 
 
 class Recorded(NamedTuple):
@@ -25,6 +26,8 @@ class EventRecorder:
 
     def __init__(self) -> None:
         self.events: list[Recorded] = []
+        #: nobody follows a recorder
+        self.feed: Final = Feed()
 
     def emit(self, name: str, /, *, mono_ns: int | None = None, **fields: object) -> None:
         """Remember one event."""
