@@ -35,10 +35,15 @@ def _no_machine() -> str | None:
     return f"the virtual machine needs the packages {' '.join(missing)}" if missing else None
 
 
+def _no_reader() -> str | None:
+    return None if shutil.which("mandoc") else "manual pages need the package mandoc"
+
+
 #: marker -> why such tests cannot run here, None if they can
 OBSTACLES: dict[str, Callable[[], str | None]] = {
     "guest": UmlGuest.available,
     "kernel": _no_machine,
+    "manual": _no_reader,
     "tap": own_network.obstacle,
 }
 

@@ -1,4 +1,7 @@
-"""The README's tables come from the code: ``python tests/test_readme.py`` writes them, the test compares."""
+"""The README's tables come from the code: ``python tests/test_readme.py`` writes them, the test compares.
+
+It writes the configuration's JSON Schema as well, which ``manual/test_schema.py`` compares.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from pathlib import Path
 import bad_days
 import command_table
 from cvqd import config, events, metrics
+from cvqd.manual import schema
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 
@@ -72,4 +76,5 @@ def test_every_bad_day_is_told_by_events_that_its_test_looks_for():
 
 if __name__ == "__main__":
     README.write_text(with_tables(README.read_text()))
+    (README.parent / "config" / "cvqd.schema.json").write_text(schema.text())
     sys.exit(0)

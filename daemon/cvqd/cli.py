@@ -11,7 +11,7 @@ import argparse
 import json
 import os
 import sys
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from cvqd import __version__
 from cvqd.verbs import announce, check_config, demo, metrics, probe, run, status
@@ -28,7 +28,18 @@ CAPABILITIES: Final = {"type": "net", "features": []}
 VERBS: Final = (run, check_config, probe, status, metrics, announce, demo)
 
 
+class _Paragraphs(argparse.HelpFormatter):
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        """A blank line in a description stays one."""
+        return "\n\n".join(
+            super(_Paragraphs, self)._fill_text(part, width, indent) for part in text.split("\n\n")
+        )
+
+
 class _Parser(argparse.ArgumentParser):
+    def __init__(self, **options: Any) -> None:
+        super().__init__(formatter_class=_Paragraphs, **options)
+
     def error(self, message: str) -> NoReturn:
         """Usage is 64 in sysexits.h, argparse's own 2 is a shell's."""
         self.print_usage(sys.stderr)
@@ -64,11 +75,11 @@ def _dispatch(options: argparse.Namespace) -> int:
 def parser() -> argparse.ArgumentParser:
     """All verbs with their arguments."""
     parser = _Parser(prog="cvqd", description="Own a vhost-vdpa network device for a virtual machine.")
-    parser.add_argument("--version", action="version", version=f"cvqd {__version__}")
+    parser.add_argument("--version", action="version", version=f"cvqd {__version__}", help="show the version")
     parser.add_argument(
         "--print-capabilities",
         action="store_true",
-        help="what a VMM may expect, as JSON (vhost-user convention)",
+        help="show what a VMM may expect, as JSON (back-end program conventions of vhost-user)",
     )
     parser.set_defaults(verb=None)
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", parser_class=_Parser)

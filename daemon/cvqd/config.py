@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from cvqd import config_scalars as scalars
 from cvqd.config_device import DEVICE, CharDevice, DeviceConfig
-from cvqd.config_fields import DEFAULTS, REQUIRED, Field, MapOf, Reader, Section, rows
+from cvqd.config_fields import DEFAULTS, REQUIRED, Field, MapOf, Reader, Scalar, Section, rows
 from cvqd.config_policy import POLICY
 
 if TYPE_CHECKING:
@@ -32,6 +32,9 @@ __all__ = ["CharDevice", "Config", "DeviceConfig", "load", "parse", "table"]
 
 #: a configuration is a screen of text; more is another file
 MAX_BYTES: Final = 256 * 1024
+
+#: what takes effect without a restart: keys, each with all below it
+LIVE: Final = ("control_queue.deadline", "policy", "log.level")
 
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 
@@ -99,9 +102,12 @@ class Config:
     log: LogConfig
 
 
+_INSTANCE: Final = r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,47}"
+
+
 def instance_name(text: str) -> str:
     """The name, if it can stand in a socket's path and a unit's name; else ValueError."""
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,47}", text):
+    if not re.fullmatch(_INSTANCE, text):
         raise ValueError(
             f"{text!r} is no name: letters, digits and _ . : - (at most 48, the first a letter or digit)"
         )
@@ -139,17 +145,28 @@ def parse(text: str, file: str) -> Config:
     node = reader.compose(text)
     values: Any = None
     if node is not None:
-        values = _FILE.read(reader, node, "")
+        values = FILE.read(reader, node, "")
     elif reader.clean:
         reader.problem(1, 1, "device", "missing; the file is empty")
     reader.finish()
     return Config(instance=instance, **values)
 
 
+def field(key: str) -> Field:
+    """The field of a dotted key that is in no device."""
+    section, found = FILE, None
+    for name in key.split("."):
+        found = next(entry for entry in section.fields if entry.key == name)
+        if isinstance(found.type, Section):
+            section = found.type
+    assert found is not None
+    return found
+
+
 def table() -> list[str]:
     """The manual's table of every key: lines of Markdown."""
     lines = ["| key | value | default | meaning |", "|---|---|---|---|"]
-    lines += [f"| `{key}` | {shown} | {default} | {doc} |" for key, shown, default, doc in rows(_FILE)]
+    lines += [f"| `{key}` | {shown} | {default} | {doc} |" for key, shown, default, doc in rows(FILE)]
     return lines
 
 
@@ -159,20 +176,21 @@ def _agreed(**values: Any) -> dict[str, Any]:
     return values
 
 
-def _group(key: str, build: Callable[..., Any], *entries: Field) -> Field:
-    return Field(key, Section(key, entries, build), DEFAULTS, "")
+def _group(key: str, build: Callable[..., Any], *entries: Field, doc: str = "") -> Field:
+    return Field(key, Section(key, entries, build), DEFAULTS, doc)
 
 
 _SOCKET: Final = scalars.path(longest=scalars.SUN_PATH)
 _MODE: Final = scalars.mode()
 
-_FILE: Final = Section(
+#: a whole file; the manuals are made from it
+FILE: Final = Section(
     "one instance",
     (
         Field("device", DEVICE, REQUIRED, "the device that the daemon owns"),
         Field(
             "targets",
-            MapOf(DEVICE, instance_name),
+            MapOf(DEVICE, Scalar("name", instance_name, scalars.word(_INSTANCE))),
             {},
             "devices for the guest to be moved to, by name, as `device`; checked, not used yet",
             "none",
@@ -180,15 +198,22 @@ _FILE: Final = Section(
         _group(
             "frontend",
             FrontendConfig,
-            Field("socket", _SOCKET, "/run/cvqd/{instance}.sock", "vhost-user socket; unused with `--fd`"),
-            Field("mode", _MODE, 0o660, "its permission", "0660"),
+            Field(
+                "socket",
+                _SOCKET,
+                "/run/cvqd/{instance}.sock",
+                "socket for the front-end (vhost-user); unused with `--fd`",
+            ),
+            Field("mode", _MODE, 0o660, "permission of the socket", "0660"),
             Field("inband", scalars.boolean(), False, "offer in-band notifications", "false"),  # noqa: FBT003
+            doc="where the VMM connects",
         ),
         _group(
             "control",
             ControlConfig,
             Field("socket", _SOCKET, "/run/cvqd/{instance}.control", "socket that `cvqd status` asks"),
-            Field("mode", _MODE, 0o660, "its permission", "0660"),
+            Field("mode", _MODE, 0o660, "permission of the socket", "0660"),
+            doc="where the other verbs reach the instance",
         ),
         Field(
             "isolation",
@@ -207,8 +232,9 @@ _FILE: Final = Section(
                 "longest command that is read from the guest",
                 "64KiB",
             ),
+            doc="limits of a control command",
         ),
-        Field("policy", POLICY, DEFAULTS, ""),
+        Field("policy", POLICY, DEFAULTS, "what the guest may ask of its device"),
         _group(
             "state",
             StateConfig,
@@ -218,6 +244,7 @@ _FILE: Final = Section(
                 "/var/lib/cvqd/{instance}",
                 "where tracked state will be kept; checked, not used yet",
             ),
+            doc="what the instance remembers",
         ),
         _group(
             "log",
@@ -229,6 +256,7 @@ _FILE: Final = Section(
                 "auto",
                 "`auto`: console on a terminal, JSON otherwise",
             ),
+            doc="what is written to standard error, see `cvqd-events`(7)",
         ),
     ),
     _agreed,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from cvqd import config_scalars as scalars
@@ -58,9 +58,12 @@ def label(device: DeviceConfig) -> str:
     return "simulator"
 
 
+#: the kernel takes it as a device name, so it becomes one component of a path
+_VDPA_NAME: Final = r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,63}"
+
+
 def _vdpa_name(text: str) -> str:
-    # the kernel takes it as a device name, so it becomes one component of a path
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,63}", text):
+    if not re.fullmatch(_VDPA_NAME, text):
         raise ValueError(f"{text[:48]!a} is no name such as vdpa0")
     return text
 
@@ -92,6 +95,11 @@ def _fault(
     return CallFault(call, count, after)
 
 
+def _named(shown: str, *words: str) -> Scalar:
+    """One of more words than a table has room for."""
+    return replace(scalars.choice(*words), shown=shown)
+
+
 _DATAPATH: Final = Union(
     "mapping with `kind`",
     {
@@ -109,7 +117,8 @@ _DATAPATH: Final = Union(
             (
                 Field(
                     "interface",
-                    Scalar("name", str),
+                    # the name of a network interface, dev_valid_name in net/core/dev.c
+                    Scalar("name", str, scalars.word(r"(?!\.{1,2}$)[^/:%\s]{1,15}")),
                     REQUIRED,
                     "its name; made, and gone with the daemon, if it is not there and the daemon may",
                 ),
@@ -124,9 +133,9 @@ _FAULT: Final = Section(
     (
         Field(
             "command",
-            Scalar("command or `*`", scalars.choice("*", *net_control.NAMES).convert),
+            _named("command or `*`", "*", *net_control.NAMES),
             None,
-            "which command, by its log name; or:",
+            "which command, by its name in the log; either this or `call`",
             "none",
         ),
         Field("call", scalars.choice(*FAILING_CALLS), None, "which call of cvqd's on the device", "none"),
@@ -136,6 +145,7 @@ _FAULT: Final = Section(
         Field("after", scalars.integer(0, 1_000_000), 0, "how many calls go well before, for `call`"),
     ),
     _fault,
+    exactly_one=("command", "call"),
 )
 
 DEVICE: Final = Union(
@@ -144,15 +154,20 @@ DEVICE: Final = Union(
         "vhost-vdpa": Section(
             "a vhost-vdpa character device",
             (
-                Field("path", scalars.path(), None, "its node; or:", "none"),
+                Field("path", scalars.path(), None, "its node; either this or `vdpa`", "none"),
                 Field(
-                    "vdpa", Scalar("name", _vdpa_name), None, "its name as the `vdpa` tool shows it", "none"
+                    "vdpa",
+                    Scalar("name", _vdpa_name, scalars.word(_VDPA_NAME)),
+                    None,
+                    "its name as the `vdpa` tool shows it",
+                    "none",
                 ),
                 Field(
                     "mac", scalars.mac(), None, "address at the start of each driver's life", "the device's"
                 ),
             ),
             CharDevice,
+            exactly_one=("path", "vdpa"),
         ),
         "simulator": Section(
             "the embedded device",
@@ -160,8 +175,8 @@ DEVICE: Final = Union(
                 Field(
                     "mac", scalars.mac(), DEFAULT_MAC, "address after reset", f"`{format_mac(DEFAULT_MAC)}`"
                 ),
-                Field("mtu", scalars.integer(68, 65535), 1500, "bytes"),
-                Field("max_queue_pairs", scalars.integer(1, MAX_QUEUE_PAIRS), 1, "pairs it has"),
+                Field("mtu", scalars.integer(68, 65535), 1500, "longest packet, in bytes"),
+                Field("max_queue_pairs", scalars.integer(1, MAX_QUEUE_PAIRS), 1, "queue pairs it has"),
                 Field(
                     "groups",
                     scalars.member(Groups),
@@ -169,7 +184,7 @@ DEVICE: Final = Union(
                     "which queues share a group",
                     f"`{Groups.CVQ.value}`",
                 ),
-                Field("address_spaces", scalars.integer(1, MAX_ADDRESS_SPACES), 2, "how many it has"),
+                Field("address_spaces", scalars.integer(1, MAX_ADDRESS_SPACES), 2, "address spaces it has"),
                 Field(
                     "mac_table_entries",
                     scalars.integer(0, DEFAULT_MAC_TABLE),
@@ -178,9 +193,7 @@ DEVICE: Final = Union(
                 ),
                 Field(
                     "features",
-                    ListOf(
-                        Scalar("feature name", scalars.choice(*feature_names(SUPPORTED_FEATURES)).convert)
-                    ),
+                    ListOf(_named("feature name", *feature_names(SUPPORTED_FEATURES))),
                     None,
                     "what it offers, by name",
                     "all it can do",

@@ -99,10 +99,14 @@ class Type(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Scalar:
-    """A value written as one word; ``convert`` raises ValueError with the reason."""
+    """A value written as one word; ``convert`` raises ValueError with the reason.
+
+    ``schema`` says the same in JSON Schema as far as that can, for editors.
+    """
 
     shown: str
     convert: Callable[[str], Any]
+    schema: Mapping[str, Any] = field(default_factory=lambda: {"type": "string"}, compare=False, repr=False)
 
     def read(self, reader: Reader, node: yaml.Node, key: str) -> Any:
         """Converted value or INVALID."""
@@ -139,10 +143,10 @@ class ListOf:
 
 @dataclass(frozen=True, slots=True)
 class MapOf:
-    """Names to values of one type; ``name`` raises ValueError for a bad name."""
+    """Names to values of one type."""
 
     item: Type
-    name: Callable[[str], str]
+    name: Scalar
 
     @property
     def shown(self) -> str:
@@ -156,7 +160,7 @@ class MapOf:
         values: dict[str, Any] = {}
         for name, value in entries(reader, node, key):
             try:
-                values[self.name(name.value)] = self.item.read(reader, value, join(key, name.value))
+                values[self.name.convert(name.value)] = self.item.read(reader, value, join(key, name.value))
             except ValueError as error:
                 values[name.value] = reader.at(name, key, str(error))
         return INVALID if INVALID in values.values() else values
@@ -178,11 +182,13 @@ class Section:
     """A mapping with known keys; ``build`` takes them by name.
 
     It raises ValueError where they clash, ``key: reason`` to blame one of them.
+    Of the keys ``exactly_one`` it wants one, which is said here for the manuals.
     """
 
     shown: str
     fields: tuple[Field, ...]
     build: Callable[..., Any] = field(repr=False)
+    exactly_one: tuple[str, ...] = ()
 
     def read(self, reader: Reader, node: yaml.Node, key: str, *, tag: str | None = None) -> Any:
         """Built value or INVALID; ``tag`` is a key that was read already."""

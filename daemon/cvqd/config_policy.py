@@ -16,6 +16,7 @@ import yaml
 from cvqd import config_scalars as scalars
 from cvqd.config_fields import DEFAULTS, INVALID, Field, ListOf, Scalar, Section
 from cvqd.core.site_policy import ANY_MAC, MacRule, MacTableRule, SitePolicy
+from cvqd.wire.net_config import MAC
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -24,6 +25,12 @@ if TYPE_CHECKING:
 
 #: more queue pairs than virtio knows, virtio 1.3 §5.1.5.1
 _MAX_PAIRS: Final = 0x8000
+
+#: IEEE 802.1Q: 0 is no VLAN and 4095 is reserved
+_LAST_VLAN: Final = 4094
+
+_MAC_OR_PREFIX: Final = rf"(?:(?:[0-9A-Fa-f]{{2}}:){{1,5}}\*|{MAC})"
+_VLANS_FROM_TO: Final = r"([0-9]{1,4})(?:\s*-\s*([0-9]{1,4}))?"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,37 +63,38 @@ def mac_prefix() -> Scalar:
     """An address, or its first bytes and ``*``, as 1 to 6 bytes."""
 
     def convert(text: str) -> bytes:
-        if not re.fullmatch(r"(?:[0-9A-Fa-f]{2}:){1,5}\*|(?:[0-9A-Fa-f]{2}:){5}[0-9A-Fa-f]{2}", text):
+        if not re.fullmatch(_MAC_OR_PREFIX, text):
             raise ValueError(f"{text[:48]!a} is neither an address nor a prefix such as 52:54:00:*")
         value = bytes.fromhex(text.rstrip("*").replace(":", ""))
         if value[0] & 1 or value == bytes(6):
             raise ValueError(f"{text} is no station's address: it must be unicast and not zero")
         return value
 
-    return Scalar("MAC address or prefix", convert)
+    return Scalar("MAC address or prefix", convert, scalars.word(scalars.UNICAST + _MAC_OR_PREFIX))
 
 
 def vlan_range() -> Scalar:
     """One VLAN id or ``first-last``, as a range object."""
 
     def convert(text: str) -> range:
-        match = re.fullmatch(r"([0-9]{1,4})(?:\s*-\s*([0-9]{1,4}))?", text, re.ASCII)
+        match = re.fullmatch(_VLANS_FROM_TO, text, re.ASCII)
         if match is None:
             raise ValueError(f"{text[:48]!a} is neither a VLAN id nor a range such as 100-199")
         first, last = int(match[1]), int(match[2] or match[1])
-        # IEEE 802.1Q: 0 is no VLAN and 4095 is reserved
-        if not 1 <= first <= 4094 or not 1 <= last <= 4094:
+        if not 1 <= first <= _LAST_VLAN or not 1 <= last <= _LAST_VLAN:
             raise ValueError(f"{text} is not within 1 and 4094")
         if last < first:
             raise ValueError(f"{text} ends before it begins")
         return range(first, last + 1)
 
-    return Scalar("VLAN id or range", convert)
+    pattern = scalars.whole(_VLANS_FROM_TO)
+    schema = {"type": ["integer", "string"], "minimum": 1, "maximum": _LAST_VLAN, "pattern": pattern}
+    return Scalar("VLAN id or range", convert, schema)
 
 
 def _permission() -> Scalar:
     word = scalars.choice("allowed", "refused")
-    return Scalar(word.shown, lambda text: word.convert(text) == "allowed")
+    return Scalar(word.shown, lambda text: word.convert(text) == "allowed", word.schema)
 
 
 _CHANGE: Final = WordOrList({"allowed": ANY_MAC, "refused": ()}, ListOf(mac_prefix()), tuple, "refused")
@@ -141,14 +149,16 @@ POLICY: Final = Section(
                         "most further addresses the guest may receive for",
                         "no limit",
                     ),
-                    Field("multicast", _ENTRIES, None, "most groups in its table", "no limit"),
+                    Field(
+                        "multicast", _ENTRIES, None, "most multicast addresses it may receive for", "no limit"
+                    ),
                 ),
                 MacTableRule,
             ),
             DEFAULTS,
             "",
         ),
-        Field("pairs", scalars.integer(1, _MAX_PAIRS), None, "most queue pairs", "the device's"),
+        Field("pairs", scalars.integer(1, _MAX_PAIRS), None, "most queue pairs it may use", "the device's"),
     ),
     SitePolicy,
 )

@@ -1,7 +1,8 @@
 """Values that are written as one word: durations, sizes, modes, paths.
 
 Each function gives a ``config_fields.Scalar`` whose text in the manual states
-the range that its conversion enforces.
+the range that its conversion enforces, and so does its schema.  The patterns
+there are those of the conversion, in what Python and ECMA 262 have in common.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import re
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from cvqd.config_fields import Scalar, did_you_mean
-from cvqd.wire.net_config import parse_mac
+from cvqd.wire.net_config import MAC, parse_mac
 
 if TYPE_CHECKING:
     import enum
@@ -25,6 +26,13 @@ PATH_MAX: Final = 4096
 _UNITS: Final = {"": 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20}
 _TRUTH: Final = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 
+_DURATION: Final = r"([0-9]{1,9}(?:\.[0-9]{1,9})?)\s?(s|ms|)"
+_SIZE: Final = r"([0-9]{1,12})\s?([A-Za-z]*)"
+_MODE: Final = r"0?[0-7]{3}"
+#: what stands before a MAC address, or the beginning of one, that is to be a station's
+UNICAST: Final = r"(?!.[13579BDFbdf])"
+_NOT_ZERO: Final = r"(?!(?:00:){5}00$)"
+
 E = TypeVar("E", bound="enum.Enum")
 
 
@@ -36,13 +44,13 @@ def choice(*words: str) -> Scalar:
             raise ValueError(f"{_cut(text)} is none of {', '.join(words)}{did_you_mean(text, words)}")
         return text
 
-    return Scalar(", ".join(f"`{word}`" for word in words), convert)
+    return Scalar(", ".join(f"`{word}`" for word in words), convert, {"enum": list(words)})
 
 
 def member(kind: type[E]) -> Scalar:
     """Member of an enumeration whose values are words."""
     words = choice(*(str(entry.value) for entry in kind))
-    return Scalar(words.shown, lambda text: kind(words.convert(text)))
+    return Scalar(words.shown, lambda text: kind(words.convert(text)), words.schema)
 
 
 def boolean() -> Scalar:
@@ -54,7 +62,9 @@ def boolean() -> Scalar:
             raise ValueError(f"{_cut(text)} is neither true nor false")
         return value
 
-    return Scalar("`true`, `false`", convert)
+    # what YAML 1.2 takes for words, and most editors with it
+    spoken = [word for word in _TRUTH if word not in ("true", "false")]
+    return Scalar("`true`, `false`", convert, {"enum": [True, False, *spoken]})
 
 
 def integer(low: int, high: int) -> Scalar:
@@ -65,7 +75,7 @@ def integer(low: int, high: int) -> Scalar:
             raise ValueError(f"{_cut(text)} is not a whole number")
         return _within(int(text), low, high, str)
 
-    return Scalar(f"{low} … {high}", convert)
+    return Scalar(f"{low} … {high}", convert, {"type": "integer", "minimum": low, "maximum": high})
 
 
 def seconds(low: float, high: float) -> Scalar:
@@ -75,12 +85,14 @@ def seconds(low: float, high: float) -> Scalar:
         return f"{value * 1000:g}ms" if value < 1 else f"{value:g}s"
 
     def convert(text: str) -> float:
-        match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)\s?(s|ms|)", text, re.ASCII)
+        match = re.fullmatch(_DURATION, text, re.ASCII)
         if match is None:
             raise ValueError(f"{_cut(text)} is no duration such as 1s or 500ms")
         return _within(float(match[1]) / (1000 if match[2] == "ms" else 1), low, high, show)
 
-    return Scalar(f"duration, {show(low)} … {show(high)}", convert)
+    # a pattern cannot count: the range holds for plain seconds
+    schema = {"type": ["string", "number"], "pattern": whole(_DURATION), "minimum": low, "maximum": high}
+    return Scalar(f"duration, {show(low)} … {show(high)}", convert, schema)
 
 
 def size(low: int, high: int) -> Scalar:
@@ -93,7 +105,7 @@ def size(low: int, high: int) -> Scalar:
         return f"{value // _UNITS[unit]}{unit}"
 
     def convert(text: str) -> int:
-        match = re.fullmatch(r"([0-9]{1,12})\s?([A-Za-z]*)", text, re.ASCII)
+        match = re.fullmatch(_SIZE, text, re.ASCII)
         if match is None:
             raise ValueError(f"{_cut(text)} is no size such as 64KiB")
         if match[2] not in _UNITS:
@@ -103,18 +115,23 @@ def size(low: int, high: int) -> Scalar:
             )
         return _within(int(match[1]) * _UNITS[match[2]], low, high, show)
 
-    return Scalar(f"bytes, {show(low)} … {show(high)}", convert)
+    units = "|".join(unit for unit in _UNITS if unit)
+    pattern = whole(rf"[0-9]{{1,12}}\s?({units})?")
+    schema = {"type": ["string", "integer"], "pattern": pattern, "minimum": low, "maximum": high}
+    return Scalar(f"bytes, {show(low)} … {show(high)}", convert, schema)
 
 
 def mode() -> Scalar:
     """Permission bits in octal, quoted or not."""
 
     def convert(text: str) -> int:
-        if not re.fullmatch(r"0?[0-7]{3}", text):
+        if not re.fullmatch(_MODE, text):
             raise ValueError(f'{_cut(text)} is no file mode such as "0660"')
         return int(text, 8)
 
-    return Scalar("octal mode", convert)
+    # without quotes YAML 1.2 reads the digits as a decimal number, YAML 1.1 a leading 0 as octal
+    schema = {"type": ["string", "integer"], "pattern": whole(_MODE), "minimum": 0, "maximum": 777}
+    return Scalar("octal mode", convert, schema)
 
 
 def path(longest: int = PATH_MAX - 1) -> Scalar:
@@ -130,7 +147,7 @@ def path(longest: int = PATH_MAX - 1) -> Scalar:
             raise ValueError(f"a path of {len(normal.encode())} bytes; {longest} is the most")
         return normal
 
-    return Scalar("path", convert)
+    return Scalar("path", convert, {"type": "string", "pattern": "^/", "maxLength": longest})
 
 
 def mac() -> Scalar:
@@ -142,7 +159,17 @@ def mac() -> Scalar:
             raise ValueError(f"{text} is no station's address: it must be unicast and not zero")
         return value
 
-    return Scalar("MAC address", convert)
+    return Scalar("MAC address", convert, word(UNICAST + _NOT_ZERO + MAC))
+
+
+def word(pattern: str) -> dict[str, str]:
+    """Schema of a text that matches."""
+    return {"type": "string", "pattern": whole(pattern)}
+
+
+def whole(pattern: str) -> str:
+    """The pattern as JSON Schema wants it: there it may match anywhere."""
+    return f"^(?:{pattern})$"
 
 
 N = TypeVar("N", int, float)

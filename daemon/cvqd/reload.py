@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import signal
 from dataclasses import fields, is_dataclass, replace
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import trio
 
-from cvqd.config import load
+from cvqd.config import LIVE, load
 from cvqd.errors import ConfigError
 from cvqd.events import EventLog
 
@@ -24,9 +24,6 @@ if TYPE_CHECKING:
     from cvqd.config import Config
     from cvqd.host.notify import Notifier
     from cvqd.owner import Owner
-
-#: what takes effect without a restart: keys, each with all below it
-LIVE: Final = ("control_queue.deadline", "policy", "log.level")
 
 
 class LeveledLog(EventLog, Protocol):

@@ -18,7 +18,10 @@ def choose(verb: argparse.ArgumentParser, *, one: bool) -> None:
     """Take INSTANCE or ``--config FILE``; with ``one`` either is needed, else all instances are meant."""
     which = verb.add_mutually_exclusive_group(required=one)
     which.add_argument(
-        "instance", metavar="INSTANCE", nargs="?", help=None if one else "all instances if left out"
+        "instance",
+        metavar="INSTANCE",
+        nargs="?",
+        help="name of a running instance" + ("" if one else "; all of them if left out"),
     )
     which.add_argument("--config", metavar="FILE", help="the instance of this configuration")
 

@@ -16,15 +16,25 @@ if TYPE_CHECKING:
 
 def add(verbs: Verbs) -> None:
     """Declare the verb."""
-    run = verbs.add_parser("run", help="serve one device until a signal")
+    run = verbs.add_parser(
+        "run",
+        help="serve one device until a signal",
+        description="Open the configured device, make the vhost-user socket and the control socket, and serve"
+        " one front-end after the other until a signal ends it. The device is held all the time, also while"
+        " no front-end is connected.\n\n"
+        "Where the control queue cannot be isolated, the configuration decides: by default nothing starts.",
+        epilog="Exit status: 0 a signal ended it; 69 no such device, or it was removed; 71 the system or the"
+        " device refused a call; 73 a socket cannot be made; 75 somebody uses the device; 77 no permission;"
+        " 78 the configuration is wrong, or the control queue cannot be isolated.",
+    )
     run.set_defaults(verb=_run)
-    run.add_argument("--config", metavar="FILE", required=True)
+    run.add_argument("--config", metavar="FILE", required=True, help="configuration of the instance")
     socket = run.add_mutually_exclusive_group()
     socket.add_argument(
-        "--socket-path", metavar="PATH", help="vhost-user socket instead of the configured one"
+        "--socket-path", metavar="PATH", help="socket for the front-end instead of the configured one"
     )
     socket.add_argument(
-        "--fd", metavar="N", type=int, help="inherited vhost-user socket, listening or connected"
+        "--fd", metavar="N", type=int, help="inherited socket for the front-end, listening or connected"
     )
 
 

@@ -16,10 +16,19 @@ if TYPE_CHECKING:
 
 def add(verbs: Verbs) -> None:
     """Declare the verb."""
-    status = verbs.add_parser("status", help="show running instances")
+    status = verbs.add_parser(
+        "status",
+        help="show running instances",
+        description="Show what running instances are and have done: the device, what the guest is not"
+        " offered of it and why, the isolation of each queue, tracked state, counters and the last commands."
+        f" Without INSTANCE all are shown that have a control socket in {instances.CONTROL_DIRECTORY}, in"
+        " JSON as a list.",
+        epilog="Exit status: 0 what was asked for is shown; 69 no such instance runs; 75 it does not answer;"
+        " 77 no permission to ask it.",
+    )
     status.set_defaults(verb=_status)
     instances.choose(status, one=False)
-    status.add_argument("--json", action="store_true")
+    status.add_argument("--json", action="store_true", help="show it as JSON")
 
 
 def _status(options: argparse.Namespace) -> int:

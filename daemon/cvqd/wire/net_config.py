@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import re
 import struct
 from typing import Final, NamedTuple
 
@@ -11,6 +12,9 @@ SIZE: Final = NET_CONFIG.size
 
 OFFSET_MAC: Final = 0
 OFFSET_STATUS: Final = 6
+
+#: a MAC address as text
+MAC: Final = r"(?:[0-9A-Fa-f]{2}:){5}[0-9A-Fa-f]{2}"
 
 
 class LinkStatus(enum.IntFlag):
@@ -53,7 +57,6 @@ def format_mac(mac: bytes) -> str:
 
 def parse_mac(text: str) -> bytes:
     """Six bytes from ``52:54:00:12:34:56``; ValueError for anything else."""
-    parts = text.split(":")
-    if len(parts) != 6 or any(len(part) != 2 for part in parts):
+    if not re.fullmatch(MAC, text):
         raise ValueError(f"{text!r} is not a MAC address such as 52:54:00:12:34:56")
-    return bytes(int(part, 16) for part in parts)
+    return bytes.fromhex(text.replace(":", ""))

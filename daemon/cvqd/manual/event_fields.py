@@ -1,0 +1,68 @@
+"""What the fields of log lines mean, wherever they occur: cvqd-events(7) has these sentences."""
+
+from __future__ import annotations
+
+from typing import Final
+
+#: in every line, in this order
+COMMON: Final = {
+    "schema": "Version of the line's form, a number; it changes when the meaning of a field does.",
+    "ts": "When it happened: UTC, ISO 8601 with milliseconds.",
+    "mono_ns": "The same on the monotonic clock, in nanoseconds: take this to measure with.",
+    "seq": "Number of the line within the run, from 1. A gap is a lost line.",
+    "run_id": "12 hexadecimal digits, new at each start of the daemon.",
+    "instance": "Name of the instance.",
+    "device": "Path or name of the device as it was configured, or `simulator`.",
+    "level": "`debug`, `info`, `warning` or `error`; it is the event's own, see below.",
+    "event": "Name of the event.",
+}
+
+#: with some events
+FIELDS: Final = {
+    "ack": "Status byte that the device answered: 0 is OK, 1 is ERR. null where there was no answer.",
+    "action": "What the simulator does to the command, see `device.faults` in `cvqd.yaml`(5).",
+    "added": "How many regions of guest memory were mapped that were not before.",
+    "backend": "Names of the back-end features of the kernel's vhost-vdpa.",
+    "blame": "Who is to blame, as a class of error: `ConfigError`, `DeviceError`, `SocketError` and so on.",
+    "bytes": "Length in bytes.",
+    "call": "Name of the system call or ioctl.",
+    "changed": "Keys of the configuration that took effect, with dots.",
+    "command": "Name of the control command, such as `mac.addr_set`.",
+    "command_id": "Number of the control command within the run; all lines about one command have the same.",
+    "commands": "How many control commands were sent.",
+    "control": "Path of the control socket.",
+    "detail": "What exactly is wrong, for people.",
+    "digest": "16 hexadecimal digits; tracked states that are equal have equal digests, on other hosts too.",
+    "elapsed_us": "How long it took, in microseconds.",
+    "errno": "Error number, see `errno`(3).",
+    "exit_code": "Exit status of the daemon, see `cvqd`(8).",
+    "feature": "Name of a virtio feature.",
+    "features": "Names of virtio features.",
+    "how": "`suspend`, or `reset` where the device cannot be suspended.",
+    "keys": "Keys of the configuration, with dots.",
+    "kind": "Kind of the device, `vhost-vdpa` or `simulator`.",
+    "late": "true where the answer came after the deadline, when the guest had its ERR already.",
+    "lines": "How many lines were left out.",
+    "masked": "Features that the device has and the guest is not offered, each with the reason.",
+    "multicast": "How many multicast addresses the guest's table has.",
+    "of": "Name of the event that was left out.",
+    "pairs": "Number of queue pairs in use.",
+    "path": "Path of the device's node.",
+    "problems": "Every mistake in the file, each with its line and column.",
+    "promiscuous": "Whether the device was told to receive everything.",
+    "queue": "Index of the virtqueue.",
+    "queues": "Each queue with its virtqueue group and its address space.",
+    "reason": "Why, for people; with `cvq.command.refused` a stable word such as `site.mac`.",
+    "regions": "How many regions of guest memory are mapped.",
+    "removed": "How many regions of guest memory are mapped no longer.",
+    "request": "Name of the vhost-user request.",
+    "rings": "Indices of the rings that run.",
+    "rule": "Rule of the site's policy, such as `site.vlan`.",
+    "rules": "Rules of the site's policy.",
+    "signal": "Name of the signal.",
+    "socket": "Path of the vhost-user socket, or `fd N` where it was handed over.",
+    "status": "Link and announce bits of the device's configuration space.",
+    "unicast": "How many unicast addresses the guest's table has.",
+    "verdict": "`isolated`, `shared`, or `none` where there is no control queue.",
+    "version": "Version of cvqd.",
+}

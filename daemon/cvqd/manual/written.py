@@ -1,0 +1,37 @@
+"""Defaults as a file would have them."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from cvqd.config_fields import REQUIRED, Reader, Scalar
+
+if TYPE_CHECKING:
+    from cvqd.config_fields import Field
+
+
+def default_text(entry: Field) -> str:
+    """``required``, or the default in words."""
+    if entry.default is REQUIRED:
+        return "required"
+    return f"default {(entry.shown_default or str(entry.default))}"
+
+
+def written_default(entry: Field) -> tuple[Any] | None:
+    """The default's value in JSON; None where it is words about something else (``the device's``).
+
+    What the manual shows is such a value if it reads as the default.
+    """
+    if entry.default is REQUIRED:
+        return None
+    text = (entry.shown_default or str(entry.default)).strip("`")
+    reader = Reader("default", {})
+    node = reader.compose(text)
+    if node is None or entry.type.read(reader, node, "") != entry.default or not reader.clean:
+        return None
+    if isinstance(entry.type, Scalar) and not re.fullmatch(r"[0-9]|[1-9][0-9]*|true|false", text):
+        return (text,)
+    return (yaml.safe_load(text),)
