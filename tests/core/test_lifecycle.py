@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from errno import EIO, EOPNOTSUPP
 from typing import Any
 
 import pytest
@@ -58,8 +59,10 @@ class Recorder:
 
     def __getattr__(self, name: str) -> Any:
         async def call(*arguments: Any, **keywords: Any) -> Any:
+            if isinstance(answer := self.answers.get(name), DeviceError):
+                raise answer
             if name in self.answers:
-                return self.answers[name]
+                return answer
             self.calls.append((name, *arguments, *keywords.values()))
             if name == "set_status":
                 self.status = 3 if arguments[0] == 11 and self.refuses_features else arguments[0]
@@ -161,6 +164,23 @@ async def test_a_device_that_cannot_suspend_is_reset_and_has_no_indices():
     facts, _ = await prepared(device, BACKEND & ~Backend.SUSPEND.mask)
     assert await lifecycle.stop(device, facts, PLAN) is None
     assert device.calls[0] == ("set_status", 0)
+
+
+async def test_a_device_without_ring_indices_is_told_only_those_it_would_not_assume():
+    device = Recorder(get_vring_base=DeviceError("VHOST_GET_VRING_BASE", EOPNOTSUPP, "not there"))
+    facts, mappings = await prepared(device)
+    assert not facts.keeps_indices
+    await lifecycle.bring_up(device, facts, mappings, ISOLATED, PLAN)
+    # ring 0 goes on at 3: the device has to say itself that it cannot
+    assert device.named("set_vring_base") == [("set_vring_base", 0, 3)]
+    assert await lifecycle.stop(device, facts, PLAN) is None
+    assert device.named("suspend") == [], "stopping it would lose where its rings stood"
+
+
+async def test_inspection_does_not_take_a_broken_device_for_one_without_ring_indices():
+    device = Recorder(get_vring_base=DeviceError("VHOST_GET_VRING_BASE", EIO, "broken"))
+    with pytest.raises(DeviceError, match="broken"):
+        await lifecycle.inspect(device)
 
 
 async def test_a_failed_device_is_not_asked_where_its_split_rings_stand():
