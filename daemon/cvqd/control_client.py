@@ -7,9 +7,13 @@ from __future__ import annotations
 
 import json
 import socket
-from typing import Any
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Self
 
 from cvqd.errors import CvqdError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 class ControlError(CvqdError):
@@ -27,13 +31,66 @@ def ask(path: str, request: str, *, timeout: float = 5.0, **arguments: Any) -> d
     75 where no answer comes within ``timeout`` seconds, 76 for an answer that is
     none, and for a refusal the code that the daemon gives it, else 70.
     """
+    with Following(path, request, timeout=timeout, **arguments) as connection:
+        return connection.opening
+
+
+class Following:
+    """A connection with one request; ``opening`` is its answer, what follows are the lines of a stream.
+
+    Raises what ``ask`` does.
+    """
+
+    def __init__(self, path: str, request: str, *, timeout: float = 5.0, **arguments: Any) -> None:
+        self._path = path
+        self._pending = b""
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            with _blamed(path, timeout):
+                self._socket.settimeout(timeout)
+                self._socket.connect(path)
+                self._socket.sendall(json.dumps({"request": request, **arguments}).encode() + b"\n")
+                while b"\n" not in self._pending and (chunk := self._socket.recv(1 << 16)):
+                    self._pending += chunk
+            line, _, self._pending = self._pending.partition(b"\n")
+            self.opening = _answer(path, line)
+            self._socket.settimeout(None)
+        except BaseException:
+            self._socket.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._socket.close()
+
+    def fileno(self) -> int:
+        """Readable when ``take`` would not wait."""
+        return self._socket.fileno()
+
+    def take(self) -> list[dict[str, Any]] | None:
+        """The next lines' objects, None at the end; waits for some bytes, which may not be a whole line."""
+        data, self._pending = self._pending, b""
+        if b"\n" not in data:
+            with _blamed(self._path, 0):
+                chunk = self._socket.recv(1 << 16)
+            if not chunk:
+                return None
+            data += chunk
+        *lines, self._pending = data.split(b"\n")
+        return [_object(self._path, line) for line in lines]
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Every line's object, until the daemon ends."""
+        while (objects := self.take()) is not None:
+            yield from objects
+
+
+@contextmanager
+def _blamed(path: str, timeout: float) -> Iterator[None]:
     try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-            connection.settimeout(timeout)
-            connection.connect(path)
-            connection.sendall(json.dumps({"request": request, **arguments}).encode() + b"\n")
-            with connection.makefile("rb") as lines:
-                line = lines.readline()
+        yield
     except (FileNotFoundError, ConnectionRefusedError) as error:
         raise ControlError(f"{path}: no instance is running here", 69) from error
     except PermissionError as error:
@@ -42,13 +99,21 @@ def ask(path: str, request: str, *, timeout: float = 5.0, **arguments: Any) -> d
         raise ControlError(f"{path}: no answer within {timeout:g} s", 75) from error
     except OSError as error:
         raise ControlError(f"{path}: {error.strerror or error}", 71) from error
-    try:
-        answer = json.loads(line)
-    except ValueError:
-        answer = None
-    if not isinstance(answer, dict):
-        raise ControlError(f"{path}: the answer is no JSON object", 76)
+
+
+def _answer(path: str, line: bytes) -> dict[str, Any]:
+    answer = _object(path, line)
     if "error" in answer:
         code = answer.get("exit_code")
         raise ControlError(f"{path}: {answer['error']}", code if isinstance(code, int) else 70)
     return answer
+
+
+def _object(path: str, line: bytes) -> dict[str, Any]:
+    try:
+        found = json.loads(line)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise ControlError(f"{path}: the answer is no JSON object", 76)
+    return found

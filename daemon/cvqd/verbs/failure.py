@@ -11,6 +11,15 @@ EX_SOFTWARE: Final = 70
 EX_OSERR: Final = 71
 
 
+class OutputError(CvqdError):
+    """A file that a verb was asked to write cannot be had."""
+
+    exit_code = 73
+
+    def __init__(self, file: object, error: OSError) -> None:
+        super().__init__(f"{file}: {error.strerror}")
+
+
 def exit_code(blamed: BaseException) -> int:
     """Code of sysexits.h for an error that ends the process."""
     if isinstance(blamed, CvqdError):

@@ -6,9 +6,8 @@ import os
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
-from cvqd.errors import CvqdError
 from cvqd.verbs import instances
-from cvqd.verbs.failure import report
+from cvqd.verbs.failure import OutputError, report
 
 if TYPE_CHECKING:
     import argparse
@@ -19,10 +18,6 @@ if TYPE_CHECKING:
 TEXTFILE: Final = "cvqd.prom"
 #: nobody listens, or nobody answers in time
 _SILENT: Final = (69, 75)
-
-
-class _TextfileError(CvqdError):
-    exit_code = 73
 
 
 def add(verbs: Verbs) -> None:
@@ -81,4 +76,4 @@ def _write(directory: str, text: str) -> None:
     except OSError as error:
         with suppress(OSError):
             part.unlink()
-        raise _TextfileError(f"{target}: {error.strerror}") from error
+        raise OutputError(target, error) from error

@@ -1,0 +1,123 @@
+"""``cvqd trace``: every control command of an instance as it passes."""
+
+from __future__ import annotations
+
+import json
+import sys
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
+
+from cvqd.verbs import instances
+from cvqd.verbs.failure import OutputError
+
+if TYPE_CHECKING:
+    import argparse
+
+    from cvqd.control_client import Following
+    from cvqd.traced import Traced
+    from cvqd.verbs import Verbs
+
+EX_UNAVAILABLE: Final = 69
+
+
+def add(verbs: Verbs) -> None:
+    """Declare the verb."""
+    trace = verbs.add_parser("trace", help="show every control command as it passes, until interrupted")
+    trace.set_defaults(verb=_trace)
+    instances.choose(trace, one=True)
+    trace.add_argument("--json", action="store_true", help="one object per line")
+    trace.add_argument(
+        "--pcap",
+        metavar="FILE",
+        help="write a pcapng capture too; to standard output, and nothing else, for -",
+    )
+    trace.add_argument("--count", metavar="N", type=int, help="end after so many commands")
+
+
+def _trace(options: argparse.Namespace) -> int:
+    from cvqd.control_client import Following
+
+    (path,) = instances.control_sockets(options)
+    with ExitStack() as stack:
+        connection = stack.enter_context(Following(path, "trace"))
+        opening = connection.opening
+        output = _Output(options, _opened(options.pcap, stack), opening)
+        print(f"cvqd: tracing {opening.get('instance')}; times are UTC", file=sys.stderr)
+        try:
+            ended = _follow(connection, output, options.count)
+        except KeyboardInterrupt:
+            ended = False
+        finally:
+            print(f"cvqd: {output.traced} traced, {output.lost} lost", file=sys.stderr)
+    if ended:
+        print("cvqd: the instance has ended", file=sys.stderr)
+    return EX_UNAVAILABLE if ended else 0
+
+
+def _follow(connection: Following, output: _Output, count: int | None) -> bool:
+    """Write what comes; whether the daemon ended it."""
+    from cvqd.traced import Traced
+
+    for record in connection:
+        if "lost" in record:
+            output.gap(record["lost"])
+            continue
+        output.write(Traced.parse(record))
+        if output.traced == count:
+            return False
+    return True
+
+
+def _opened(name: str | None, stack: ExitStack) -> BinaryIO | None:
+    if name is None:
+        return None
+    if name == "-":
+        return sys.stdout.buffer
+    from pathlib import Path
+
+    try:
+        return stack.enter_context(Path(name).open("wb"))
+    except OSError as error:
+        raise OutputError(name, error) from error
+
+
+class _Output:
+    """Where traced commands go; everything is flushed at once, somebody is watching."""
+
+    def __init__(
+        self, options: argparse.Namespace, capture: BinaryIO | None, opening: dict[str, Any]
+    ) -> None:
+        from cvqd import trace_text
+        from cvqd.paint import Paint
+
+        self.traced = 0
+        self.lost = 0
+        self._text = trace_text
+        self._json = options.json
+        self._quiet = options.pcap == "-"
+        self._paint = Paint.for_stream(sys.stdout)
+        self._capture = capture
+        if capture is not None:
+            capture.write(trace_text.capture_head(opening.get("instance", ""), opening.get("device", "")))
+            capture.flush()
+
+    def write(self, traced: Traced) -> None:
+        """One command."""
+        self.traced += 1
+        if self._capture is not None:
+            self._capture.write(b"".join(self._text.packets(traced)))
+            self._capture.flush()
+        if self._quiet:
+            return
+        if self._json:
+            print(json.dumps(self._text.as_json(traced)), flush=True)
+        else:
+            print(self._text.as_line(traced, self._paint), flush=True)
+
+    def gap(self, lost: int) -> None:
+        """So many commands are missing here."""
+        self.lost += lost
+        if self._json and not self._quiet:
+            print(json.dumps({"lost": lost}), flush=True)
+        else:
+            print(f"cvqd: {lost} commands are missing here: too many for their reader", file=sys.stderr)
