@@ -15,6 +15,7 @@ import trio
 
 from cvqd import inband
 from cvqd.call_descriptors import CallDescriptors
+from cvqd.core.features import objection
 from cvqd.core.session import Session
 from cvqd.core.session_effects import (
     Effect,
@@ -156,7 +157,8 @@ class Backend:
                     result = await self._perform(session, effect, message.name)
                 else:
                     await self._take_barrier(session, message.request)
-                if not isinstance(effect, RingKicked):
+                # what was refused is taken back by the reply: until then the session says more than is so
+                if not isinstance(effect, RingKicked) and not isinstance(result, Refusal):
                     await self._settle(session, connection)
                 reply = session.reply(message, result)
             if reply is not None:
@@ -283,6 +285,9 @@ class Backend:
         owner = self._owner
         if owner.running:
             return None if features == owner.features else Refusal("the device is running")
+        if (reason := objection(owner.word(features))) is not None:
+            self._log.emit("frontend.denied", request=FrontRequest.SET_FEATURES.name, reason=reason)
+            return Refusal(reason)
         try:
             await owner.negotiate(features)
         except DeviceError as error:

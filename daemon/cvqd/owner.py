@@ -8,7 +8,6 @@ message; those are ``backend``'s.
 from __future__ import annotations
 
 from dataclasses import replace
-from errno import EINVAL
 from math import inf
 from time import monotonic_ns
 from typing import TYPE_CHECKING
@@ -19,7 +18,7 @@ from cvqd.core import lifecycle
 from cvqd.core.policy import HashLimits, Policy
 from cvqd.core.restore import replay, replay_running
 from cvqd.driver_life import DriverLife
-from cvqd.errors import DeviceError, RequestError
+from cvqd.errors import RequestError
 from cvqd.guest_memory import GuestMemory
 from cvqd.recovery import Recovery
 from cvqd.relay import Relay
@@ -100,6 +99,10 @@ class Owner:
         run = self._run
         return await self.recovery.needed(run.device.device, run.queue) if run else None
 
+    def word(self, guest_features: int) -> int:
+        """Features that the device would have to take for these of a guest."""
+        return self.current.word(guest_features, self.life.limits)
+
     # what is asked for
 
     def amend(self, *, site: SitePolicy, deadline: float) -> None:
@@ -122,13 +125,8 @@ class Owner:
                 self._log.emit("policy.exceeded", rules=rules, digest=self.state.digest())
 
     async def negotiate(self, guest_features: int) -> None:
-        """Take the guest's features and try them on the device; DeviceError refuses them."""
-        beyond = guest_features & ~self.current.offer.features
-        if beyond:
-            raise DeviceError(
-                "VHOST_SET_FEATURES", EINVAL, f"{', '.join(feature_names(beyond))} was not offered"
-            )
-        await self.current.negotiate(self.current.word(guest_features, self.life.limits))
+        """Take the guest's features, of those on offer; DeviceError if the device will not have them."""
+        await self.current.negotiate(self.word(guest_features))
         self.features = guest_features
         self._log.emit("frontend.negotiated", features=feature_names(guest_features))
 

@@ -96,6 +96,16 @@ def meant(guest_features: int) -> int:
     return guest_features if guest_features & Feature.CTRL_VQ.mask else guest_features & ~_COMMANDED
 
 
+def objection(features: int) -> str | None:
+    """What is wrong with a driver's choice, whatever the device; None if nothing is."""
+    if not features & Feature.VERSION_1.mask:
+        return "without VERSION_1 its fields would be in the guest's own byte order"
+    for feature, needs in REQUIRES.items():
+        if features & feature.mask and not features & mask_of(*needs):
+            return f"{feature.name} needs {' or '.join(need.name for need in needs)}"
+    return None
+
+
 class Masked(NamedTuple):
     """A feature of the device that the guest is not offered, and why."""
 
