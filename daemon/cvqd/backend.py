@@ -7,6 +7,7 @@ has stopped before its front-end hears anything, a bare GET_FEATURES included.
 
 from __future__ import annotations
 
+from contextlib import asynccontextmanager
 from functools import partial
 from time import monotonic_ns
 from typing import TYPE_CHECKING, TypeVar, cast
@@ -18,6 +19,7 @@ from cvqd.call_descriptors import CallDescriptors
 from cvqd.core.features import objection
 from cvqd.core.session import Session
 from cvqd.core.session_effects import (
+    CheckDeviceState,
     Effect,
     GetStatus,
     MemoryChanged,
@@ -34,10 +36,13 @@ from cvqd.core.session_effects import (
     SetFeatures,
     SetMtu,
     SetStatus,
+    TransferDeviceState,
     WriteConfig,
 )
 from cvqd.core.session_offer import Offer
 from cvqd.core.start_rule import Readiness, wants_start, wants_stop
+from cvqd.device_state import HOW as BY_FRONT_END
+from cvqd.device_state import DeviceState
 from cvqd.errors import DeviceError, FrontendError, GuestError, RequestError
 from cvqd.guest_ring import GuestRing
 from cvqd.host.backend_channel import send_config_change
@@ -49,6 +54,8 @@ from cvqd.wire.vhost_user import PROTOCOL_FEATURES_SERVED, FrontRequest, Protoco
 from cvqd.wire.virtio import Feature, Status
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from cvqd.core.memory_table import MemoryRegion
     from cvqd.events import EventLog
     from cvqd.host.listener import Connection
@@ -69,6 +76,7 @@ class Backend:
         self._nursery = nursery
         self._offers_inband = offers_inband
         self._session: Session | None = None
+        self._device_state: DeviceState
         self._calls = CallDescriptors(log)
         #: kick descriptors of rings that do not run, and whether one rang since the last stop
         self._kicks = DoorbellSet()
@@ -105,6 +113,7 @@ class Backend:
                 nursery.start_soon(self._calls.run)
                 nursery.start_soon(self._await_kick, session, connection)
                 nursery.start_soon(self._await_failure, session, connection)
+                self._device_state = DeviceState(self._owner, self._log, nursery)
                 await self._converse(session, connection)
                 reason = "the front-end closed the connection"
                 nursery.cancel_scope.cancel()
@@ -120,6 +129,12 @@ class Backend:
         finally:
             with trio.CancelScope(shield=True):
                 await self._hang_up(session, reason)
+
+    @asynccontextmanager
+    async def quiet(self) -> AsyncIterator[Session | None]:
+        """Hold back what the front-end says next; its session, if there is one."""
+        async with self._busy:
+            yield self._session
 
     async def config_changed(self) -> None:
         """Read the configuration that the device says has changed, and let the front-end know."""
@@ -150,6 +165,9 @@ class Backend:
 
     async def _converse(self, session: Session, connection: Connection) -> None:
         while (message := await connection.receive()) is not None:
+            if message.request == FrontRequest.CHECK_DEVICE_STATE:
+                # a pipe may be slow, and others need not wait for it
+                await self._device_state.settled()
             async with self._busy:
                 effect = session.receive(message)
                 result: Result = None
@@ -277,6 +295,10 @@ class Backend:
             case ResetDevice():
                 await self._stop(session, request)
                 owner.life.left(request)
+            case TransferDeviceState():
+                return self._device_state.begin(effect, session.rings)
+            case CheckDeviceState():
+                return self._device_state.check()
             case RingDescriptorChanged() | GetStatus():
                 pass
         return None
@@ -418,6 +440,7 @@ class Backend:
             except DeviceError as error:
                 self._device_failed(error)
         self._owner.life.left()
+        self._owner.life.unload("its front-end left before a driver ran", BY_FRONT_END)
         self._calls.close_all()
         for ring in session.rings.values():
             self._watch(ring.kick, None)

@@ -9,18 +9,19 @@ the device says of itself after a reset, and from what the site demands.
 from __future__ import annotations
 
 from time import monotonic_ns
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from cvqd.core import config_space
 from cvqd.core.features import meant
 from cvqd.core.ledger import Ledger
 from cvqd.core.restore import replay
 from cvqd.core.tracked import TrackedState
+from cvqd.errors import FrontendError
 from cvqd.own_commands import opening
 from cvqd.replay import replay as replay_commands
 from cvqd.wire import net_config
-from cvqd.wire.net_control import AnnounceAck, MacAddrSet, MacTableSet, RxMode, RxModeSet
-from cvqd.wire.virtio import Feature
+from cvqd.wire.net_control import AnnounceAck, MacAddrSet, MacTableSet, RxMode, RxModeSet, VqPairsSet
+from cvqd.wire.virtio import Feature, feature_names
 
 if TYPE_CHECKING:
     from cvqd.core.site_policy import SitePolicy
@@ -29,6 +30,13 @@ if TYPE_CHECKING:
     from cvqd.owned_device import OwnedDevice
     from cvqd.run import Run
     from cvqd.wire.net_control import Command
+
+
+class _Loaded(NamedTuple):
+    """Features of the driver whose state it is, and how it came."""
+
+    features: int
+    how: str
 
 
 class DriverLife:
@@ -43,6 +51,8 @@ class DriverLife:
         self._own_mac = self.state.mac
         self._begins: str | None = "the service started"
         self._present = False
+        #: whose state was loaded and is not in use yet
+        self._loaded: _Loaded | None = None
 
     @property
     def state(self) -> TrackedState:
@@ -60,7 +70,8 @@ class DriverLife:
         A driver that is about to begin reads the address that the device has after a reset: its own
         life starts from there, whatever the one before it set.
         """
-        state = self.state if self._present else self._reset_state()
+        known = self._present or self._loaded is not None
+        state = self.state if known else self._reset_state()
         return config_space.overlay(self.device.config, self.device.offer, state)
 
     def config_changed(self) -> None:
@@ -82,11 +93,42 @@ class DriverLife:
         """
         self._present = False
         if reason is not None:
+            self.unload(reason)
             self._begins = reason
+
+    def load(self, state: TrackedState, features: int, how: str) -> None:
+        """Go on, at the next start, from what another device was for a driver with these features.
+
+        Its rings may look as if they had never been used.  ``how`` is as in the log.
+        """
+        self.ledger = Ledger(state)
+        self._own_mac = self._reset_state().mac
+        self._begins = None
+        self._present = False
+        self._loaded = _Loaded(features, how)
+
+    def unload(self, reason: str, how: str | None = None) -> None:
+        """Give up state that was loaded (``how``, or in any way), unless a driver uses it by now."""
+        if self._loaded is None or how not in (None, self._loaded.how):
+            return
+        self._log.emit("snapshot.unused", digest=self.state.digest(), reason=reason)
+        self._loaded = None
+        self._begins = reason
+        self.ledger = Ledger(self._reset_state())
+
+    def check_features(self, features: int) -> None:
+        """FrontendError where loaded state is another driver's; it is given up then."""
+        if self._loaded is None or features == self._loaded.features:
+            return
+        other = ", ".join(feature_names(features ^ self._loaded.features))
+        reason = f"the state that was loaded is of a driver that differs in {other}"
+        self.unload(reason)
+        raise FrontendError("SET_FEATURES", reason)
 
     def rings_are_initial(self) -> None:
         """Note what the rings tell at a start."""
-        self._begins = self._begins or "every ring is initial"
+        if self._loaded is None:
+            self._begins = self._begins or "every ring is initial"
 
     def stopped(self) -> None:
         """Note that the device was reset: what is tracked is what a start will make of it."""
@@ -95,6 +137,7 @@ class DriverLife:
     def runs(self) -> None:
         """Note that the driver is there."""
         self._present = True
+        self._loaded = None
 
     async def restore(self, run: Run, guest_features: int, driven_pairs: int | None) -> None:
         """Give the device the state its driver left, or what a new driver begins with.
@@ -118,7 +161,7 @@ class DriverLife:
             await self.put_back(run, commands)
         else:
             if driven_pairs is not None and word & Feature.MQ.mask:
-                self.ledger = Ledger(self.state._replace(pairs=driven_pairs))
+                self.ledger = Ledger(self.state.after(VqPairsSet(driven_pairs)))
             await self.put_back(run, replay(self.state, word))
         if driven_pairs is not None:
             self._tell_driven(word)

@@ -237,6 +237,20 @@ _ALL: Final = (
         "tracked state was put back into the device",
         ("commands", "digest", "elapsed_us"),
     ),
+    Event(
+        "snapshot.saved",
+        "info",
+        "the state was given out, `how`: to the `operator`, or to the `front-end` that moves the guest",
+        ("digest", "bytes", "how"),
+    ),
+    Event(
+        "snapshot.loaded",
+        "info",
+        "state was taken in and waits for a driver to go on from it",
+        ("digest", "bytes", "how"),
+    ),
+    Event("snapshot.refused", "warning", "state could not be given out or taken in", ("reason", "how")),
+    Event("snapshot.unused", "warning", "state that was loaded was given up", ("digest", "reason")),
     Event("ring.bridged", "info", "a ring's calls are no eventfd; cvqd passes its signals on", ("queue",)),
     Event(
         "simulator.access.refused",

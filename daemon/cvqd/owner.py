@@ -139,9 +139,12 @@ class Owner:
     ) -> None:
         """Start the device on the guest's rings; after a DeviceError or GuestError it is reset.
 
+        FrontendError where the state of a driver with other features was loaded.
+
         ``pairs`` is how many queue pairs are to run where the guest has no control queue to say it.
         """
         begun = monotonic_ns()
+        self.life.check_features(self.features)
         ring_format = RingFormat.of(self.features)
         data = [ring.settled(self.memory.space, ring_format) for ring in data]
         control = control and control.settled(self.memory.space, ring_format)

@@ -98,6 +98,8 @@ def say(session: Session, said: Message, result: effects.Result = None) -> bytes
                 result = bytes(size)
             case effects.RingStopped(index=index):
                 result = session.rings[index].base
+            case effects.TransferDeviceState(descriptor=pipe):
+                pipe.close()
     return session.reply(said, result)
 
 
@@ -148,9 +150,11 @@ def test_what_has_an_answer_of_its_own_is_answered_exactly_once(*, need_reply: b
     said = {
         R.GET_VRING_BASE: payloads.VringState(0, 0).encode(),
         R.GET_CONFIG: payloads.ConfigAccess(0, 0, bytes(6)).encode(),
+        R.SET_DEVICE_STATE_FD: payloads.encode_device_state(0),
     }
     for request in ANSWERED:
-        asked = message(request, said.get(request, b""), need_reply=need_reply)
+        fds = [FakeFd(PIPE)] * RULES[request].least
+        asked = message(request, said.get(request, b""), *fds, need_reply=need_reply)
         reply = say(session, asked)
         assert reply is not None
         assert HEADER.unpack(reply[:12]) == (request, 5, len(reply) - 12)
@@ -249,6 +253,8 @@ def test_what_the_device_cannot_refuse_ends_the_connection_even_with_acknowledge
         (R.REM_MEM_REG, region().encode_single(), 0, ProtocolFeature.CONFIGURE_MEM_SLOTS),
         (R.SET_STATUS, bytes(8), 0, ProtocolFeature.STATUS),
         (R.GET_STATUS, b"", 0, ProtocolFeature.STATUS),
+        (R.SET_DEVICE_STATE_FD, bytes(8), 1, ProtocolFeature.DEVICE_STATE),
+        (R.CHECK_DEVICE_STATE, b"", 0, ProtocolFeature.DEVICE_STATE),
     ],
 )
 def test_what_a_protocol_feature_gates_needs_that_feature(
@@ -695,6 +701,43 @@ def test_the_back_end_channel_is_a_socket_or_a_pipe_and_can_be_replaced():
     session.close()
     assert second.closed
     assert session.backend_channel is None
+
+
+@pytest.mark.parametrize("direction", payloads.TransferDirection)
+def test_a_state_transfer_hands_its_pipe_on_and_names_no_better_one(direction: payloads.TransferDirection):
+    session, pipe = negotiated(), FakeFd(PIPE)
+    begin = message(R.SET_DEVICE_STATE_FD, payloads.encode_device_state(direction), pipe)
+    assert session.receive(begin) == effects.TransferDeviceState(direction, pipe)
+    assert reply_value(session.reply(begin)) == 0x100
+    session.close()
+    assert not pipe.closed, "the transfer's"
+    begin = message(R.SET_DEVICE_STATE_FD, payloads.encode_device_state(direction), FakeFd(SOCKET))
+    session = negotiated()
+    assert reply_value(say(session, begin, effects.Refusal("its rings are running"))) == 0x101
+
+
+def test_how_a_state_transfer_ended_is_answered_and_not_acknowledged():
+    session = negotiated()
+    check = message(R.CHECK_DEVICE_STATE, need_reply=True)
+    assert session.receive(check) == effects.CheckDeviceState()
+    assert reply_value(session.reply(check)) == 0
+    assert reply_value(say(session, check, effects.Refusal("it is no snapshot"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("payload", "kind", "reason"),
+    [
+        (payloads.encode_device_state(2), PIPE, "direction 2 is neither 0 nor 1"),
+        (payloads.encode_device_state(0, phase=1), PIPE, "phase 1 is not 0"),
+        (bytes(7), PIPE, "payload of 7 bytes"),
+        (bytes(8), FILE, "a pipe or a socket, not a file"),
+    ],
+)
+def test_a_state_transfer_that_cannot_be_is_refused(payload: bytes, kind: DescriptorKind, reason: str):
+    fd = FakeFd(kind)
+    with pytest.raises(FrontendError, match=reason):
+        negotiated().receive(message(R.SET_DEVICE_STATE_FD, payload, fd))
+    assert fd.closed
 
 
 # whole front-ends

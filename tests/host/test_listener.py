@@ -493,7 +493,7 @@ BAD_MESSAGES = {
     "kick of ring 255": (encode_request(R.SET_VRING_KICK, b"\xff" + bytes(7)), 1, "there is no ring 255"),
     "short payload": (encode_request(R.SET_VRING_CALL, bytes(7)), 1, "payload of 7 bytes, 8 are needed"),
     "inflight buffer": (encode_request(R.GET_INFLIGHT_FD, bytes(24)), 1, "was not offered"),
-    "device state": (encode_request(R.SET_DEVICE_STATE_FD, bytes(8)), 1, "was not offered"),
+    "device state": (encode_request(R.SET_DEVICE_STATE_FD, bytes(8)), 1, "DEVICE_STATE was not negotiated"),
 }
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from cvqd.core.memory_table import MemoryRegion
     from cvqd.wire.vhost_user import FileDescriptor
+    from cvqd.wire.vhost_user_payloads import TransferDirection
 
 
 class RingDescriptor(enum.Enum):
@@ -137,6 +138,22 @@ class ResetDevice:
     """RESET_DEVICE: all rings are disabled, status is 0; memory and features stay.  Result None."""
 
 
+@dataclass(frozen=True, slots=True)
+class TransferDeviceState:
+    """SET_DEVICE_STATE_FD: state is to go through ``descriptor``, which is the glue's to close.
+
+    Result None, or ``Refusal``.  The transfer itself has to wait for the reply.
+    """
+
+    direction: TransferDirection
+    descriptor: FileDescriptor
+
+
+@dataclass(frozen=True, slots=True)
+class CheckDeviceState:
+    """CHECK_DEVICE_STATE: how did the transfer end.  Result None for well, or ``Refusal``."""
+
+
 Effect = (
     SetFeatures
     | MemoryChanged
@@ -151,6 +168,8 @@ Effect = (
     | SetStatus
     | GetStatus
     | ResetDevice
+    | TransferDeviceState
+    | CheckDeviceState
 )
 
 
@@ -158,10 +177,11 @@ Effect = (
 class Refusal:
     """A result: the device will not.
 
-    Only SET_FEATURES, NET_SET_MTU, SET_CONFIG, GET_CONFIG and SET_STATUS can be refused.
-    With need_reply the front-end gets a non-zero acknowledgement.  Without, a
-    refused SET_FEATURES ends the connection (``reply`` raises FrontendError),
-    GET_CONFIG has an error answer of its own, the others go unnoticed.
+    Only SET_FEATURES, NET_SET_MTU, SET_CONFIG, GET_CONFIG, SET_STATUS, SET_DEVICE_STATE_FD and
+    CHECK_DEVICE_STATE can be refused.  With need_reply the front-end gets a non-zero
+    acknowledgement.  Without, a refused SET_FEATURES ends the connection (``reply`` raises
+    FrontendError), GET_CONFIG and those of device state have error answers of their own, the
+    others go unnoticed.
     """
 
     reason: str

@@ -12,10 +12,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from cvqd.core.session_effects import (
+    CheckDeviceState,
     Effect,
     GetStatus,
     MemoryChanged,
     ReadConfig,
+    Refusal,
     ResetDevice,
     Result,
     RingDescriptor,
@@ -23,6 +25,7 @@ from cvqd.core.session_effects import (
     RingKicked,
     RingStopped,
     SetMtu,
+    TransferDeviceState,
     WriteConfig,
 )
 from cvqd.core.session_state import SessionState
@@ -71,6 +74,10 @@ def answer(state: SessionState, message: Message, result: Result) -> bytes:
             if len(result) != len(request.data):
                 raise ValueError(f"{len(result)} bytes of configuration where {len(request.data)} were asked")
             return request._replace(data=result).encode()
+        case FrontRequest.SET_DEVICE_STATE_FD:
+            return payloads.encode_transfer_begun(refused=isinstance(result, Refusal))
+        case FrontRequest.CHECK_DEVICE_STATE:
+            return payloads.encode_u64(int(isinstance(result, Refusal)))
         case _:
             raise AssertionError(f"{message.name} has a rule with an answer, and no answer")
 
@@ -200,6 +207,18 @@ def _reset_device(state: SessionState, _message: Message, _unclaimed: Unclaimed)
     return ResetDevice()
 
 
+def _set_device_state_fd(_state: SessionState, message: Message, unclaimed: Unclaimed) -> TransferDeviceState:
+    direction = payloads.decode_device_state(message.name, message.payload)
+    kind = unclaimed[0].kind
+    if kind not in (DescriptorKind.SOCKET, DescriptorKind.PIPE):
+        raise FrontendError(message.name, f"state goes through a pipe or a socket, not a {kind.value}")
+    return TransferDeviceState(direction, unclaimed.pop())
+
+
+def _check_device_state(_state: SessionState, _message: Message, _unclaimed: Unclaimed) -> CheckDeviceState:
+    return CheckDeviceState()
+
+
 _RING_DESCRIPTORS: Final = {
     FrontRequest.SET_VRING_KICK: RingDescriptor.KICK,
     FrontRequest.SET_VRING_CALL: RingDescriptor.CALL,
@@ -234,4 +253,6 @@ HANDLERS: Final[dict[FrontRequest, Handler]] = {
     FrontRequest.REM_MEM_REG: _rem_mem_reg,
     FrontRequest.SET_STATUS: _set_status,
     FrontRequest.GET_STATUS: _get_status,
+    FrontRequest.SET_DEVICE_STATE_FD: _set_device_state_fd,
+    FrontRequest.CHECK_DEVICE_STATE: _check_device_state,
 }

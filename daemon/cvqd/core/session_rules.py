@@ -42,6 +42,7 @@ _INBAND = ProtocolFeature.INBAND_NOTIFICATIONS
 _RESET = ProtocolFeature.RESET_DEVICE
 _SLOTS = ProtocolFeature.CONFIGURE_MEM_SLOTS
 _STATUS = ProtocolFeature.STATUS
+_STATE = ProtocolFeature.DEVICE_STATE
 
 RULES: Final[dict[FrontRequest, Rule]] = {
     FrontRequest.GET_FEATURES: Rule(answers=True),
@@ -72,6 +73,8 @@ RULES: Final[dict[FrontRequest, Rule]] = {
     FrontRequest.REM_MEM_REG: Rule(0, 1, needs=_SLOTS),
     FrontRequest.SET_STATUS: Rule(needs=_STATUS, refusal=OnRefusal.IGNORE),
     FrontRequest.GET_STATUS: Rule(needs=_STATUS, answers=True),
+    FrontRequest.SET_DEVICE_STATE_FD: Rule(1, 1, needs=_STATE, answers=True, refusal=OnRefusal.IGNORE),
+    FrontRequest.CHECK_DEVICE_STATE: Rule(needs=_STATE, answers=True, refusal=OnRefusal.IGNORE),
 }
 
 #: Requests that we never offered and whose sender waits for content that we do not have.
@@ -83,8 +86,6 @@ UNANSWERABLE: Final = frozenset(
         FrontRequest.POSTCOPY_END,
         FrontRequest.GET_INFLIGHT_FD,
         FrontRequest.GET_SHARED_OBJECT,
-        FrontRequest.SET_DEVICE_STATE_FD,
-        FrontRequest.CHECK_DEVICE_STATE,
         FrontRequest.GET_SHMEM_CONFIG,
     }
 )

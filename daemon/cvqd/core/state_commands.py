@@ -37,7 +37,7 @@ def state_commands(state: TrackedState) -> tuple[Command, ...]:
 
 def folded(commands: Iterable[Command], *, announce: bool) -> TrackedState:
     """State that the commands lead to; SnapshotError for one that no guest's commands lead to."""
-    state = TrackedState(bytes(6), rx=0)
+    state = TrackedState(bytes(6))
     for command in commands:
         # a command's data has room for more than there is
         if isinstance(command, VlanAdd) and command.vid > 4095:
@@ -57,8 +57,9 @@ def carried(snapshot: Snapshot) -> TrackedState:
 def _state_commands(state: TrackedState) -> Iterator[Command]:
     yield MacAddrSet(state.mac)
     for mode in RxMode:
-        if state.rx >> mode & 1:
-            yield RxModeSet(mode, 1)
+        # what the first is after a reset is not specified
+        if state.rx >> mode & 1 or mode <= RxMode.ALLMULTI:
+            yield RxModeSet(mode, state.rx >> mode & 1)
     if state.unicast or state.multicast:
         yield MacTableSet(state.unicast, state.multicast)
     # before a table: the number of pairs ends steering by one

@@ -7,6 +7,8 @@ believes nothing: every reply's number and flag word are checked.
 from __future__ import annotations
 
 import array
+import contextlib
+import fcntl
 import os
 import socket
 from typing import TYPE_CHECKING, Self
@@ -276,6 +278,43 @@ class FrontEnd:
         """RESET_DEVICE."""
         await self.request(FrontRequest.RESET_DEVICE)
 
+    async def set_device_state_fd(self, direction: payloads.TransferDirection, fd: int) -> None:
+        """SET_DEVICE_STATE_FD; the back-end is to use this descriptor and no better one of its own."""
+        request = FrontRequest.SET_DEVICE_STATE_FD
+        reply = await self.request(request, payloads.encode_device_state(direction), [fd])
+        if payloads.decode_u64(request.name, reply) != 0x100:
+            raise FrontEndError("SET_DEVICE_STATE_FD was refused")
+
+    async def check_device_state(self) -> None:
+        """CHECK_DEVICE_STATE; FrontEndError where the state did not arrive."""
+        if await self._get(FrontRequest.CHECK_DEVICE_STATE):
+            raise FrontEndError("the state was refused")
+
+    async def save_state(self, *, capacity: int | None = None) -> bytes:
+        """The device's state, in crosvm's order; ``capacity`` is the pipe's, in bytes."""
+        ours, theirs = _pipe(capacity)
+        async with trio.lowlevel.FdStream(ours) as pipe:
+            try:
+                await self.set_device_state_fd(payloads.TransferDirection.SAVE, theirs)
+            finally:
+                os.close(theirs)
+            data = b"".join([part async for part in pipe])
+        await self.check_device_state()
+        return data
+
+    async def load_state(self, data: bytes, *, capacity: int | None = None) -> None:
+        """Give the device a state, in crosvm's order; ``capacity`` is the pipe's, in bytes."""
+        theirs, ours = _pipe(capacity)
+        async with trio.lowlevel.FdStream(ours) as pipe:
+            try:
+                await self.set_device_state_fd(payloads.TransferDirection.LOAD, theirs)
+            finally:
+                os.close(theirs)
+            with contextlib.suppress(trio.BrokenResourceError):
+                # a back-end that has had enough says so when it is asked
+                await pipe.send_all(data)
+        await self.check_device_state()
+
     # the back-end's own requests
 
     async def open_channel(self, *, pipe: bool = False) -> None:
@@ -319,3 +358,10 @@ class FrontEnd:
                 raise FrontEndError("the back-end closed its channel")
             data += part
         return data
+
+
+def _pipe(capacity: int | None) -> tuple[int, int]:
+    ends = os.pipe2(os.O_CLOEXEC)
+    if capacity is not None:
+        fcntl.fcntl(ends[1], fcntl.F_SETPIPE_SZ, capacity)
+    return ends

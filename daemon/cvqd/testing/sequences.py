@@ -38,6 +38,8 @@ ANSWERED: Final = frozenset(
         FrontRequest.GET_CONFIG,
         FrontRequest.GET_MAX_MEM_SLOTS,
         FrontRequest.GET_STATUS,
+        FrontRequest.SET_DEVICE_STATE_FD,
+        FrontRequest.CHECK_DEVICE_STATE,
     }
 )
 
@@ -95,7 +97,9 @@ def _word(*features: ProtocolFeature) -> int:
 
 
 _UML: Final = _word(ProtocolFeature.REPLY_ACK, ProtocolFeature.BACKEND_REQ, ProtocolFeature.CONFIG)
-_CROSVM: Final = _word(ProtocolFeature.MQ, ProtocolFeature.BACKEND_REQ, ProtocolFeature.CONFIG)
+_CROSVM: Final = _word(
+    ProtocolFeature.MQ, ProtocolFeature.BACKEND_REQ, ProtocolFeature.CONFIG, ProtocolFeature.DEVICE_STATE
+)
 _LIBKRUN: Final = _word(ProtocolFeature.MQ, ProtocolFeature.CONFIG)
 _QEMU: Final = _word(
     ProtocolFeature.MQ,

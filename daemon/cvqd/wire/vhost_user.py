@@ -147,6 +147,7 @@ PROTOCOL_FEATURES_SERVED: Final = (
     | ProtocolFeature.RESET_DEVICE.mask
     | ProtocolFeature.CONFIGURE_MEM_SLOTS.mask
     | ProtocolFeature.STATUS.mask
+    | ProtocolFeature.DEVICE_STATE.mask
 )
 
 

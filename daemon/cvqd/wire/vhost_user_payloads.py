@@ -8,6 +8,7 @@ for ``core.session``.  Bytes behind a fixed-size payload are tolerated:
 
 from __future__ import annotations
 
+import enum
 import struct
 from dataclasses import dataclass
 from typing import Final, NamedTuple
@@ -23,6 +24,7 @@ _REGION: Final = struct.Struct("=QQQQ")
 _TABLE: Final = struct.Struct("=II")
 _SINGLE_PADDING: Final = struct.Struct("=Q")
 _CONFIG: Final = struct.Struct("=III")
+_DEVICE_STATE: Final = struct.Struct("=II")
 
 _RING_INDEX_MASK: Final = 0xFF
 _NO_DESCRIPTOR: Final = 0x100
@@ -163,3 +165,32 @@ def decode_config(name: str, payload: bytes) -> ConfigAccess:
     if len(payload) != _CONFIG.size + size:
         raise FrontendError(name, f"payload of {len(payload)} bytes, {_CONFIG.size + size} are needed")
     return ConfigAccess(offset, flags, payload[_CONFIG.size :])
+
+
+class TransferDirection(enum.IntEnum):
+    """Which way a device's state goes, seen from the device."""
+
+    SAVE = 0
+    LOAD = 1
+
+
+def encode_device_state(direction: int, phase: int = 0) -> bytes:
+    """Payload of SET_DEVICE_STATE_FD: eight bytes; phase 0 says that the device is stopped."""
+    return _DEVICE_STATE.pack(direction, phase)
+
+
+def decode_device_state(name: str, payload: bytes) -> TransferDirection:
+    """Of SET_DEVICE_STATE_FD; there is one phase."""
+    _demand(name, payload, _DEVICE_STATE.size)
+    direction, phase = _DEVICE_STATE.unpack_from(payload)
+    if phase:
+        raise FrontendError(name, f"phase {phase} is not 0, in which the device is stopped")
+    try:
+        return TransferDirection(direction)
+    except ValueError:
+        raise FrontendError(name, f"direction {direction} is neither 0 nor 1") from None
+
+
+def encode_transfer_begun(*, refused: bool) -> bytes:
+    """Answer to SET_DEVICE_STATE_FD: an error in the low byte; the descriptor that came is the one to use."""
+    return _U64.pack(_NO_DESCRIPTOR | int(refused))
