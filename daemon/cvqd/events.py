@@ -240,7 +240,7 @@ _ALL: Final = (
     Event(
         "snapshot.saved",
         "info",
-        "the state was given out, `how`: to the `operator`, or to the `front-end` that moves the guest",
+        "the state was given out, to an operator or to a front-end that moves its guest",
         ("digest", "bytes", "how"),
     ),
     Event(
