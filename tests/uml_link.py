@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cvqd import testing
+from cvqd.simulator.spec import default_features
 from cvqd.testing.daemon import DaemonProcess, simulator_config
 from cvqd.testing.uml import UmlGuest
+from cvqd.wire.virtio import Feature, feature_names, mask_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -35,13 +38,26 @@ async def state(daemon: DaemonProcess) -> dict[str, Any]:
     return (await daemon.status())["state"]
 
 
+def without(*missing: Feature) -> list[str]:
+    """Names of the simulator's features but these, for its configuration."""
+    return feature_names(default_features(max_queue_pairs=4) & ~mask_of(*missing))
+
+
+async def carried(guest: UmlGuest, direction: str) -> dict[int, int]:
+    """Packets of each queue, ``direction`` tx or rx; Linux 6.12 shows only the device's own count."""
+    said = await guest.check("ethtool -S eth0")
+    found = re.findall(rf"{direction}(?:_queue_(\d+)_packets|(\d+)_hw_packets): (\d+)", said)
+    return {int(old or new): int(count) for old, new, count in found}
+
+
 async def frames(guest: UmlGuest, *wanted: str) -> dict[str, str]:
     """Each frame's fate, as the guest's ``uml_frames.py`` says it."""
     said = await guest.check(f"{guest.python()} {guest.path(FRAMES)} eth0 {' '.join(wanted)}")
     return dict(line.split() for line in said.splitlines())
 
 
-def acks(daemon: DaemonProcess, command: str, after: int = 0) -> list[int]:
+async def acks(daemon: DaemonProcess, command: str, after: int = 0) -> list[int]:
+    await daemon.told()
     return [
         event["ack"]
         for event in daemon.events[after:]

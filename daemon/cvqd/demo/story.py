@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import trio
 
 from cvqd.demo.player import Frame
-from cvqd.testing.daemon import DaemonError
+from cvqd.testing.daemon import OUTCOMES, DaemonError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
@@ -26,8 +26,6 @@ NEW_MAC: Final = "52:54:00:c0:ff:ee"
 VLAN: Final = 5
 #: seconds for a guest's commands to come after the action that causes them
 _PATIENCE: Final = 5.0
-#: how a command can end
-_OUTCOMES: Final = {"cvq.command.acked", "cvq.command.refused", "cvq.command.expired"}
 
 
 class Either(tuple[str, ...]):
@@ -72,8 +70,8 @@ class Stage:
         with suppress(DaemonError):  # the check below says which is missing
             for either in wanted:
                 await self._answered(either, mark)
-        self.status = await self.daemon.status()
-        answers = await self._answers(mark)
+        self.status = await self.daemon.told()
+        answers = self._answers(mark)
         self.screen.lines("device", _table(answers) or ["no command"])
         self.screen.lines("tracked", [_summary(self.state)])
         names = {answer.command for answer in answers}
@@ -98,24 +96,18 @@ class Stage:
     async def _answered(self, either: Either, mark: int) -> None:
         """Wait for an answer: since 6.12 Linux sets receive modes from a work queue, behind the action."""
         await self.daemon.until(
-            lambda event: event["event"] in _OUTCOMES and event["command"] in either,
+            lambda event: event["event"] in OUTCOMES and event.get("command") in either,
             f"of {either}",
             after=mark,
             deadline=_PATIENCE,
         )
 
-    async def _answers(self, mark: int) -> list[Answer]:
-        """Commands since ``mark``; the log may be behind the status, never the other way round."""
-        recent = self.status["commands"]
-        if recent:
-            last = recent[-1]["command_id"]
-            await self.daemon.until(
-                lambda event: event["event"] in _OUTCOMES and event["command_id"] == last, "of a command"
-            )
+    def _answers(self, mark: int) -> list[Answer]:
+        """Commands since ``mark``."""
         return [
             Answer(event["command"], event.get("ack") == 0, event.get("elapsed_us", 0))
             for event in self.daemon.events[mark:]
-            if event["event"] in _OUTCOMES
+            if event["event"] in OUTCOMES
         ]
 
 

@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import trio
 import yaml
@@ -51,6 +51,10 @@ def simulator_config(directory: Path, *, sockets: str = "vm0", **device: Any) ->
         "state": {"directory": str(directory / f"{sockets}.state")},
         "log": {"level": "debug", "format": "json"},
     }
+
+
+#: events that end a command
+OUTCOMES: Final = {"cvq.command.acked", "cvq.command.refused", "cvq.command.expired"}
 
 
 class DaemonProcess:
@@ -117,6 +121,19 @@ class DaemonProcess:
     async def status(self) -> dict[str, Any]:
         """What ``cvqd status --json`` shows."""
         return await self.request("status")
+
+    async def told(self) -> dict[str, Any]:
+        """Status, once ``events`` holds the outcome of every command that it knows of.
+
+        The log may be behind the status, never the other way round.
+        """
+        status = await self.status()
+        if status["commands"]:
+            last = status["commands"][-1]["command_id"]
+            await self.until(
+                lambda event: event["event"] in OUTCOMES and event.get("command_id") == last, "of a command"
+            )
+        return status
 
     async def request(self, name: str, *, deadline: float = 5.0, **arguments: Any) -> dict[str, Any]:
         """One request on the control socket; DaemonError if it answers with an error or not at all."""
