@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import io
 import json
+import re
 from typing import Any
 
 import pytest
@@ -16,6 +18,8 @@ from cvqd.core.lifecycle import DeviceFacts
 from cvqd.core.tracked import TrackedState
 from cvqd.errors import GuestError
 from cvqd.journal import Journal, Pending
+from cvqd.paint import Paint
+from cvqd.status_overview import overview
 from cvqd.status_text import render
 from cvqd.testing.events import EventRecorder
 from cvqd.wire.net_config import NetConfig
@@ -196,9 +200,74 @@ def test_a_section_that_another_version_lacks_is_left_out(key: str):
 
 def test_a_probe_is_shown_by_the_same_lines():
     report = status.probe_report(complete()["device"], ISOLATED)
-    assert render(report) in render(complete()).replace("\nfront-end     connected", "").replace(
-        "\n  features    CTRL_VQ MQ\n  bridged     1 3", ""
-    )
+    assert render(report) in render({**complete(), "frontend": {}})
+
+
+def test_a_guest_that_does_without_something_is_shown_by_that():
+    shown = {**complete(), "frontend": status.frontend_status(mask_of(Feature.CTRL_VQ, Feature.RING_PACKED))}
+    text = render(shown)
+    assert "  declined    MQ CTRL_MAC_ADDR VERSION_1\n  beside      RING_PACKED\n" in text
+    shown["frontend"] = status.frontend_status(DEVICE)
+    assert "  declined    -\n" in render(shown)
+
+
+def test_outcomes_have_a_column_where_there_are_some():
+    kept = journal()
+    text = render({"counters": status.counters_status(kept, quarantined=1)})
+    head, row, reasons, counted = text.splitlines()
+    assert head.split() == ["commands", "ok", "err", "refused", "expired"]
+    assert row.split() == ["mac.addr_set", "1", "1", "1", "1"]
+    assert reasons == "  reasons     command.feature 1"
+    assert counted == "  counted     quarantined 1"
+    quiet = status.counters_status(Journal(EventRecorder()), quarantined=0)
+    assert render({"counters": quiet}) == "commands      none"
+
+
+def test_colour_changes_no_letter_and_no_width():
+    plain, coloured = render(complete(), 80), render(complete(), 80, Paint(on=True))
+    assert re.sub(r"\x1b\[[0-9;]*m", "", coloured) == plain
+    assert "\x1b[1mdevice\x1b[0m        vhost-vdpa" in coloured
+    assert "\x1b[1;31mexpired\x1b[0m" in coloured
+    assert "\x1b" not in plain
+
+
+def test_colour_is_for_terminals_that_want_it(monkeypatch: pytest.MonkeyPatch):
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    assert Paint.for_stream(Terminal())("1", "x") == "\x1b[1mx\x1b[0m"
+    assert Paint.for_stream(io.StringIO())("1", "x") == "x"
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert Paint.for_stream(Terminal())("1", "x") == "x"
+
+
+def test_what_comes_from_elsewhere_cannot_reach_the_terminal():
+    shown = render({"device": {"kind": "vhost-vdpa", "path": "/dev/\x1b]0;x\x07"}})
+    assert shown == "device        vhost-vdpa /dev/?]0;x?\n  has"
+
+
+def test_several_instances_have_a_line_each():
+    other = {**complete(), "instance": "a-longer-name", "phase": "waiting", "counters": {}, "state": {}}
+    table = overview([complete(), other, {}], 200)
+    head, first, second, _ = table.splitlines()
+    assert first.split() == [
+        "vm0",
+        "running",
+        "isolated",
+        "52:54:00:12:34:56",
+        "4",
+        "4",
+        "3",
+        "1",
+        TrackedState(MAC, vlans=0b1110 | 1 << 4094, pairs=4).digest(),
+        "/dev/vhost-vdpa-0",
+    ]
+    assert first.index("running") == second.index("waiting") == head.index("phase")
+    assert first[head.index("expired") + len("expired") - 1] == "1", "numbers end where their name does"
+    assert max(map(len, overview([complete()], 60).splitlines())) <= 60
 
 
 @given(st.sets(st.integers(0, 4095)))

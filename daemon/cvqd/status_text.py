@@ -6,27 +6,52 @@ that an older or newer daemon lacks is left out and not an error.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
+from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Final
+
+from cvqd import paint
+from cvqd.paint import PLAIN, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+    from cvqd.paint import Paint
+
 _MARGIN: Final = 14
-_OUTCOMES: Final = ("ok", "err", "refused", "expired", "late")
+_OUTCOMES: Final = ("ok", "err", "refused", "malformed", "expired", "late")
 _RECENT: Final = 8
 
+#: words that an operator looks for
+STYLES: Final = {
+    "running": paint.GREEN,
+    "connected": paint.GREEN,
+    "isolated": paint.GREEN,
+    "ok": paint.GREEN,
+    "shared": paint.YELLOW,
+    "err": paint.YELLOW,
+    "refused": paint.YELLOW,
+    "late": paint.YELLOW,
+    "widened": paint.YELLOW,
+    "malformed": paint.RED,
+    "expired": paint.RED,
+    "UNCERTAIN": paint.RED,
+}
+_WORD: Final = re.compile(rf"\b({'|'.join(STYLES)})\b")
 
-def render(status: Mapping[str, Any], width: int = 80) -> str:
+
+def render(status: Mapping[str, Any], width: int = 80, colour: Paint = PLAIN) -> str:
     """Lines for a terminal of ``width`` columns (at least 60), without a final line break."""
     width = max(width, 60)
     lines: list[str] = []
     if "instance" in status:
         lines.append(_row(status["instance"], status.get("phase", "")))
+    offered = _offered(status.get("device", {}))
     sections = (
         ("device", _device),
-        ("frontend", _frontend),
+        ("frontend", partial(_frontend, offered)),
         ("isolation", _isolation),
         ("state", _state),
         ("counters", _counters),
@@ -35,7 +60,20 @@ def render(status: Mapping[str, Any], width: int = 80) -> str:
     for key, section in sections:
         if status.get(key):
             lines.extend(section(status[key], width))
-    return "\n".join(line.rstrip() for line in lines)
+    return "\n".join(_painted(printable(line.rstrip()), colour) for line in lines)
+
+
+def _painted(line: str, colour: Paint) -> str:
+    """Names of sections are bold, of what is in them faint; widths are settled before."""
+    name, rest = line[:_MARGIN].rstrip(), line[_MARGIN:]
+    gap = line[len(name) : _MARGIN]
+    style = paint.DIM if name.startswith(" ") else paint.BOLD
+    return colour(style, name) + gap + emphasized(rest, colour)
+
+
+def emphasized(text: str, colour: Paint) -> str:
+    """The text with the words that an operator looks for in their colours."""
+    return _WORD.sub(lambda found: colour(STYLES[found[0]], found[0]), text)
 
 
 def _row(name: str, text: str, indent: int = 0) -> str:
@@ -81,9 +119,18 @@ def _device(device: Mapping[str, Any], width: int) -> Iterator[str]:
     yield from _reasons("lacks", device.get("lacks", {}), width)
 
 
-def _frontend(frontend: Mapping[str, Any], width: int) -> Iterator[str]:
+def _offered(device: Mapping[str, Any]) -> list[str]:
+    masked = {entry["name"] for entry in device.get("masked", ())}
+    return [name for name in device.get("features", ()) if name not in masked]
+
+
+def _frontend(offered: Sequence[str], frontend: Mapping[str, Any], width: int) -> Iterator[str]:
+    """What the guest did without is shorter than what it took."""
     yield _row("front-end", "connected" if frontend.get("connected") else "none")
-    yield from _wrapped("features", frontend.get("features", ()), width)
+    taken = frontend.get("features", ())
+    if frontend.get("connected"):
+        yield from _wrapped("declined", [name for name in offered if name not in taken] or ["-"], width)
+        yield from _wrapped("beside", [name for name in taken if name not in offered], width)
     yield from _wrapped("bridged", map(str, frontend.get("bridged", ())), width)
 
 
@@ -152,17 +199,18 @@ def _coalescing(coalescing: Mapping[str, Any]) -> list[str]:
 
 def _counters(counters: Mapping[str, Any], width: int) -> Iterator[str]:
     answers = counters.get("answers", {})
-    if answers:
-        yield _row("commands", f"{'':<18}" + "".join(f"{outcome:>9}" for outcome in _OUTCOMES))
-        for command, outcomes in answers.items():
-            yield _row(
-                "", f"{command:<18}" + "".join(f"{outcomes.get(outcome, ''):>9}" for outcome in _OUTCOMES)
-            )
-    other = [f"{name} {count}" for name, count in counters.get("other", {}).items() if count]
-    lines = _wrapped("", _joined(other), width)
-    if not answers:
-        lines = (_row("counted", line.strip()) for line in lines)
-    yield from lines
+    seen = {outcome for outcomes in answers.values() for outcome in outcomes}
+    columns = [outcome for outcome in _OUTCOMES if outcome in seen or outcome == "ok"]
+    head = f"{'':<18}" + "".join(f"{outcome:>10}" for outcome in columns)
+    yield _row("commands", head if answers else "none")
+    for command, outcomes in answers.items():
+        yield _row("", f"{command:<18}" + "".join(f"{outcomes.get(outcome, ''):>10}" for outcome in columns))
+    yield from _wrapped("reasons", _counted(counters.get("refusals", {})), width)
+    yield from _wrapped("counted", _counted(counters.get("other", {})), width)
+
+
+def _counted(numbers: Mapping[str, int]) -> list[str]:
+    return _joined([f"{name} {count}" for name, count in numbers.items() if count])
 
 
 def _commands(commands: Sequence[Mapping[str, Any]], width: int) -> Iterator[str]:

@@ -22,7 +22,15 @@ _SILENT: Final = (69, 75)
 
 def add(verbs: Verbs) -> None:
     """Declare the verb."""
-    metrics = verbs.add_parser("metrics", help="show the metrics of running instances, as OpenMetrics text")
+    metrics = verbs.add_parser(
+        "metrics",
+        help="show what running instances have counted, as OpenMetrics text",
+        description="Show what running instances have counted, as OpenMetrics text. Without INSTANCE all are"
+        f" shown that have a control socket in {instances.CONTROL_DIRECTORY}; one that does not answer has"
+        " cvqd_up 0. The textfile is in Prometheus's older text format, which is what node_exporter reads.",
+        epilog="Exit status: 0 all instances answered; 69 or 75 one did not; 73 the textfile cannot be"
+        " written; 77 no permission to ask.",
+    )
     metrics.set_defaults(verb=_metrics)
     instances.choose(metrics, one=False)
     metrics.add_argument(

@@ -14,11 +14,18 @@ def show(reports: list[Any], *, as_json: bool, several: bool) -> None:
         if several or reports:
             print(json.dumps(reports if several else reports[0], indent=2))
         return
+    if not reports:
+        return
+    from cvqd.paint import Paint
     from cvqd.status_text import render
 
+    colour = Paint.for_stream(sys.stdout)
+    print("\n\n".join(render(entry, columns(), colour) for entry in reports))
+
+
+def columns() -> int:
+    """Width of the terminal; where standard output is none, what a page has."""
     try:
-        columns = os.get_terminal_size(sys.stdout.fileno()).columns
+        return os.get_terminal_size(sys.stdout.fileno()).columns
     except (OSError, ValueError):
-        columns = 100
-    if reports:
-        print("\n\n".join(render(entry, columns) for entry in reports))
+        return 100

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 from cvqd.verbs import instances
 from cvqd.verbs.failure import report
-from cvqd.verbs.shown import show
+from cvqd.verbs.shown import columns, show
 
 if TYPE_CHECKING:
     import argparse
@@ -21,8 +22,8 @@ def add(verbs: Verbs) -> None:
         help="show running instances",
         description="Show what running instances are and have done: the device, what the guest is not"
         " offered of it and why, the isolation of each queue, tracked state, counters and the last commands."
-        f" Without INSTANCE all are shown that have a control socket in {instances.CONTROL_DIRECTORY}, in"
-        " JSON as a list.",
+        f" Without INSTANCE all are shown that have a control socket in {instances.CONTROL_DIRECTORY},"
+        " several in a table of one line each, in JSON as a list.",
         epilog="Exit status: 0 what was asked for is shown; 69 no such instance runs; 75 it does not answer;"
         " 77 no permission to ask it.",
     )
@@ -41,5 +42,15 @@ def _status(options: argparse.Namespace) -> int:
             found.append(ask(path, "status"))
         except ControlError as error:
             code = report(error)
-    show(found, as_json=options.json, several=not (options.instance or options.config))
+    if len(found) > 1 and not options.json:
+        _overview(found)
+    else:
+        show(found, as_json=options.json, several=not (options.instance or options.config))
     return code
+
+
+def _overview(reports: list[Any]) -> None:
+    from cvqd.paint import Paint
+    from cvqd.status_overview import overview
+
+    print(overview(reports, columns(), Paint.for_stream(sys.stdout)))

@@ -22,7 +22,16 @@ EX_UNAVAILABLE: Final = 69
 
 def add(verbs: Verbs) -> None:
     """Declare the verb."""
-    trace = verbs.add_parser("trace", help="show every control command as it passes, until interrupted")
+    trace = verbs.add_parser(
+        "trace",
+        help="show every control command as it passes",
+        description="Show every control command of a guest as it passes, until interrupted: when it was"
+        " answered (UTC), its number, name, outcome, the time it took, its fields, what the device returned"
+        " and why it was refused. With --pcap every command becomes two packets of a capture that Wireshark"
+        " opens.",
+        epilog="Exit status: 0 interrupted, or --count was reached; 69 no such instance runs, or it ended;"
+        " 73 the capture cannot be written; 75 too many follow it already; 77 no permission to ask it.",
+    )
     trace.set_defaults(verb=_trace)
     instances.choose(trace, one=True)
     trace.add_argument("--json", action="store_true", help="one object per line")
