@@ -38,7 +38,8 @@ FIELDS: Final = {
     "exit_code": "Exit status of the daemon, see `cvqd`(8).",
     "feature": "Name of a virtio feature.",
     "features": "Names of virtio features.",
-    "how": "Of a stop `suspend`, or `reset` where the device cannot be suspended; of a snapshot whose doing it is: `operator` or `front-end`.",
+    "how": "Of a stop `suspend`, or `reset` where the device cannot be suspended; of a snapshot"
+    " `operator` or `front-end`.",
     "keys": "Keys of the configuration, with dots.",
     "kind": "Kind of the device, `vhost-vdpa` or `simulator`.",
     "late": "true where the answer came after the deadline, when the guest had its ERR already.",
