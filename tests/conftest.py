@@ -36,7 +36,8 @@ def _no_machine() -> str | None:
 
 
 def _no_reader() -> str | None:
-    return None if shutil.which("mandoc") else "manual pages need the package mandoc"
+    missing = [tool for tool in ("mandoc", "fish", "zsh") if shutil.which(tool) is None]
+    return f"the manuals and completions need the packages {' '.join(missing)}" if missing else None
 
 
 #: marker -> why such tests cannot run here, None if they can

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from cvqd import cli
-from cvqd.manual import completion
+from cvqd.manual import bash_completion, fish_completion, zsh_completion
 from cvqd.manual.command_tree import command
 from cvqd.verbs import instances
 
@@ -22,7 +22,8 @@ TREE = command(cli.parser())
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A directory with two instances' sockets and some files."""
-    monkeypatch.setattr(completion, "CONTROL_DIRECTORY", str(tmp_path / "run"))
+    for shell in (bash_completion, fish_completion, zsh_completion):
+        monkeypatch.setattr(shell, "CONTROL_DIRECTORY", str(tmp_path / "run"))
     (tmp_path / "run").mkdir()
     for name in ("vm0.control", "vm1.control", "vm0.sock"):
         (tmp_path / "run" / name).touch()
@@ -34,7 +35,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def bash(place: Path, *words: str) -> set[str]:
     """Offers for the last of the words."""
     typed = " ".join(map(shlex.quote, ("cvqd", *words)))
-    script = f"""{completion.bash(TREE)}
+    script = f"""{bash_completion.text(TREE)}
 COMP_WORDS=({typed}) COMP_CWORD={len(words)}
 _cvqd
 printf '%s\\n' "${{COMPREPLY[@]}}"
@@ -90,5 +91,48 @@ def test_bash_follows_every_verb_of_a_verb(place: Path):
     check(TREE, ())
 
 
+def fish(place: Path, line: str) -> set[str]:
+    """Offers for the end of the line, without their descriptions."""
+    script = f"{fish_completion.text(TREE)}\ncomplete -C {shlex.quote(line)}"
+    done = subprocess.run(
+        ["fish", "--no-config", "-c", script],
+        cwd=place,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=20,
+    )
+    assert done.stderr == ""
+    return {offer.partition("\t")[0] for offer in done.stdout.splitlines()}
+
+
+@pytest.mark.manual
+def test_fish_offers_the_same(place: Path):
+    assert fish(place, "cvqd ") == VERBS
+    assert fish(place, "cvqd run --") == {"--config", "--socket-path", "--fd", "--help"}
+    assert fish(place, "cvqd status ") == {"vm0", "vm1"}
+    assert fish(place, "cvqd announce vm1") == {"vm1"}
+    assert "one file.yaml" in fish(place, "cvqd run --config ")
+    assert fish(place, "cvqd run --fd ") == set()
+
+
+@pytest.mark.manual
+def test_zsh_takes_its_file_and_finds_the_function_of_each_verb(place: Path):
+    # zsh completes at a prompt only; what stands in for its completion system says what it was given
+    stand_ins = (
+        "_arguments() { print -r -- $words[1]: $*; [[ $1 != -C ]] || state=rest; }; _describe() { :; }"
+    )
+    for verb in VERBS:
+        script = f"{stand_ins}; words=({verb})\n{zsh_completion.text(TREE)}"
+        done = subprocess.run(
+            ["zsh", "-f", "-c", script], cwd=place, capture_output=True, text=True, check=True, timeout=20
+        )
+        assert done.stderr == ""
+        _, own = done.stdout.splitlines()
+        (command,) = (each for each in TREE.commands if each.name == verb)
+        assert all(f"--{option.flags[-1].removeprefix('--')}[" in own for option in command.options)
+
+
 def test_the_directory_is_that_of_the_verbs():
-    assert f"{instances.CONTROL_DIRECTORY}/*.control" in completion.bash(TREE)
+    for shell in (bash_completion, fish_completion, zsh_completion):
+        assert f"{instances.CONTROL_DIRECTORY}/*.control" in shell.text(TREE)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cvqd import cli, config, events
+from cvqd import cli, config, events, metrics
 from cvqd.manual import command_page, event_fields
 from cvqd.manual.command_tree import Command, command
 from cvqd.manual.config_page import EXAMPLE
@@ -77,6 +77,43 @@ def test_the_events_page_has_every_event_with_level_meaning_and_fields():
         assert f"{event.name} ({event.level}{mark}) {event.meaning[0].upper()}{event.meaning[1:]}." in text
         if event.fields:
             assert f"Fields: {', '.join(event.fields)}." in text
+
+
+@pytest.mark.manual
+def test_the_metrics_page_has_every_metric_with_kind_meaning_and_labels():
+    text = read("share/man/man7/cvqd-metrics.7")
+    for metric in metrics.CATALOGUE.values():
+        said = f"{metric.sample} ({metric.kind}) {sentence(metric.meaning)}"
+        if metric.labels:
+            said += f" Labels: {', '.join(metric.labels)}."
+        assert said in text
+
+
+SOURCE = "\n".join(
+    path.read_text()
+    for path in (ROOT / "daemon" / "cvqd").rglob("*.py")
+    if not {"testing", "manual"} & set(path.parts)
+)
+
+
+def test_the_signals_that_are_taken_are_on_the_page():
+    taken = set(re.findall(r"signal\.(SIG[A-Z0-9]+)\b", SOURCE))
+    assert taken == set(command_page.SIGNALS)
+
+
+def test_the_environment_variables_that_are_read_are_on_the_page():
+    found = re.findall(
+        r'environ(?:ment)?\.(?:get|pop)\("([A-Z_]+)"|"([A-Z_]+)" (?:not )?in os\.environ', SOURCE
+    )
+    assert {name for pair in found for name in pair if name} == {
+        name for names in command_page.ENVIRONMENT for name in names
+    }
+
+
+def test_the_exit_codes_that_errors_have_are_on_the_page():
+    codes = set(map(int, re.findall(r"exit_code = (\d+)$", SOURCE, re.MULTILINE)))
+    assert len(codes) > 5
+    assert codes <= set(command_page.EXIT_STATUS)
 
 
 def test_the_meanings_of_fields_are_of_fields_that_there_are():

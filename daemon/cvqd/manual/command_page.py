@@ -24,12 +24,29 @@ EXIT_STATUS: Final = {
     69: "There is no such device or no such instance, or the device was removed.",
     70: "A defect of cvqd; a traceback tells where.",
     71: "The operating system or the device refused a call.",
-    73: "A socket cannot be made.",
+    73: "A socket or an output file cannot be made.",
     75: "Not now: the device is busy, or the instance cannot do this at the moment. Another try may succeed.",
     76: "The other end broke the protocol.",
     77: "No permission, or not enough memory may be locked (`ulimit -l`).",
     78: "The configuration is wrong, or the control queue cannot be isolated and has to be.",
     130: "Interrupted from the keyboard.",
+}
+
+SIGNALS: Final = {
+    "SIGTERM": "End in order: what the guest asked for is answered, the device is stopped, the sockets go.",
+    "SIGINT": "The same.",
+    "SIGHUP": "Read the configuration file again; `cvqd.yaml`(5) says what takes effect.",
+    "SIGUSR1": "Write the status to the log, as the event `status.reported`.",
+}
+
+ENVIRONMENT: Final = {
+    ("LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PID"): "Sockets that the service manager made, see"
+    " `sd_listen_fds`(3). They are named `frontend` and `control` and take the place of the configured ones.",
+    ("NOTIFY_SOCKET",): "Where the service manager hears of start, reload and end, see `sd_notify`(3).",
+    ("WATCHDOG_USEC", "WATCHDOG_PID"): "How often the service manager wants a sign of life, see"
+    " `sd_watchdog_enabled`(3). The task that serves the control queue has to give it.",
+    ("JOURNAL_STREAM",): "Where standard error is the journal, lines of the log carry their priority.",
+    ("NO_COLOR",): "If set, `cvqd demo` uses no colours.",
 }
 
 
@@ -83,7 +100,7 @@ def write(page: Page, parser: argparse.ArgumentParser) -> None:
     page.paragraph("Which instances of this machine have an isolated control queue, for a script:")
     page.example("cvqd status --json | jq -r '.[] | \"\\(.instance) \\(.isolation.verdict)\"'")
     page.section("SEE ALSO")
-    page.paragraph("`cvqd.yaml`(5), `cvqd-events`(7), `vdpa`(8), `systemctl`(1)")
+    page.paragraph("`cvqd.yaml`(5), `cvqd-events`(7), `cvqd-metrics`(7), `vdpa`(8), `systemctl`(1)")
 
 
 def _leaves(tree: Command) -> list[Command]:
@@ -106,16 +123,20 @@ def _term(argument: Argument) -> str:
 
 
 def _as_a_daemon(page: Page) -> None:
-    """Hand-written: what ``cvqd run`` does with signals and sockets."""
+    """What no table has: how an instance that runs is reached."""
     page.section("SIGNALS")
-    page.paragraph("An instance that runs takes these:")
-    page.item(
-        "`SIGTERM`, `SIGINT`",
-        "End in order: what the guest asked for is answered, the device is stopped, the sockets are removed.",
-    )
-    page.item(
-        "`SIGHUP`",
-        "Read the configuration file again: see `RELOADING` in `cvqd.yaml`(5).",
+    page.paragraph("A running instance takes these:")
+    for name, meaning in SIGNALS.items():
+        page.item(f"`{name}`", meaning)
+    page.section("CONTROL SOCKET")
+    page.paragraph(
+        "Verbs that ask a running instance do so at its control socket, and other programs may too: a line"
+        ' with a JSON object each way, up to 64 KiB. `{"request": "status"}` is answered with what'
+        " `cvqd status INSTANCE --json` prints. What cannot be done is answered with `error`, the reason, and"
+        " `exit_code`."
     )
     page.section("LOG")
     page.paragraph("Events go to standard error, one to a line; `cvqd-events`(7) has all of them.")
+    page.section("ENVIRONMENT")
+    for names, meaning in ENVIRONMENT.items():
+        page.item(", ".join(f"`{name}`" for name in names), meaning)

@@ -4,10 +4,21 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+#: what a value is, by its name in the usage
+_KINDS: Final = {
+    "FILE": "file",
+    "LOG": "file",
+    "PATH": "file",
+    "DIR": "directory",
+    "DIRECTORY": "directory",
+    "INSTANCE": "instance",
+    "DEVICE": "device",
+}
 
 #: every command has it, and no manual needs to say so
 _HELP = "--help"
@@ -26,6 +37,11 @@ class Argument:
     choices: tuple[str, ...]
     required: bool
     many: bool
+
+    @property
+    def kind(self) -> str:
+        """What a shell can offer for it: file, directory, instance, device or, for nothing, an empty text."""
+        return _KINDS.get(self.metavar, "")
 
     @property
     def usage(self) -> str:

@@ -1,8 +1,4 @@
-"""Completion of the command line for bash, zsh and fish.
-
-What can stand where follows from the parser; what a word stands for follows from
-its name in the usage: FILE is a file, INSTANCE one that runs here.
-"""
+"""Completion for bash, which needs nothing besides bash."""
 
 from __future__ import annotations
 
@@ -15,16 +11,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from cvqd.manual.command_tree import Argument, Command
-
-#: what to offer for an argument of this name
-KINDS: Final = {
-    "FILE": "file",
-    "LOG": "file",
-    "PATH": "file",
-    "DIRECTORY": "directory",
-    "INSTANCE": "instance",
-    "DEVICE": "device",
-}
 
 _BASH: Final = """\
 # bash completion for cvqd
@@ -83,13 +69,13 @@ complete -F _cvqd cvqd
 """
 
 
-def bash(tree: Command) -> str:
-    """Completion for bash, with nothing else needed."""
+def text(tree: Command) -> str:
+    """The file ``cvqd``."""
     commands = list(_walk(tree))
     values = [
         (
             f'"{_verb(each)} {flag}"',
-            f'_cvqd_offer {shlex.quote(_kind(option))} "$cur"; return' if _kind(option) else "return",
+            f'_cvqd_offer {shlex.quote(_offers(option))} "$cur"; return' if _offers(option) else "return",
         )
         for each in commands
         for option in each.options
@@ -99,7 +85,7 @@ def bash(tree: Command) -> str:
     words = []
     for each in commands:
         flags = " ".join([flag for option in each.options for flag in option.flags] + ["--help"])
-        operand = " ".join(filter(None, map(_kind, each.operands))) or " ".join(
+        operand = " ".join(filter(None, map(_offers, each.operands))) or " ".join(
             sub.name for sub in each.commands
         )
         offer = f'_cvqd_offer {shlex.quote(operand)} "$cur"' if operand else ":"
@@ -127,5 +113,5 @@ def _verb(each: Command) -> str:
     return each.path.removeprefix("cvqd")
 
 
-def _kind(argument: Argument) -> str:
-    return " ".join(argument.choices) or KINDS.get(argument.metavar, "")
+def _offers(argument: Argument) -> str:
+    return " ".join(argument.choices) or argument.kind
