@@ -46,7 +46,7 @@ ENVIRONMENT: Final = {
     ("WATCHDOG_USEC", "WATCHDOG_PID"): "How often the service manager wants a sign of life, see"
     " `sd_watchdog_enabled`(3). The task that serves the control queue has to give it.",
     ("JOURNAL_STREAM",): "Where standard error is the journal, lines of the log carry their priority.",
-    ("NO_COLOR",): "If set, `cvqd demo` uses no colours.",
+    ("NO_COLOR", "TERM"): "Output to a terminal has colours unless the first is set or the second is `dumb`.",
 }
 
 
