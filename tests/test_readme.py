@@ -11,10 +11,26 @@ from pathlib import Path
 
 import bad_days
 import command_table
-from cvqd import config, events, metrics
+from cvqd import cli, config, events, metrics
 from cvqd.manual import schema
+from cvqd.manual.command_tree import command
 
 README = Path(__file__).resolve().parents[1] / "README.md"
+
+
+def contents(text: str) -> list[str]:
+    """A link to each chapter."""
+    chapters = re.findall(r"^## (.*)$", text, re.MULTILINE)
+    return [" · ".join(f"[{title}](#{title.lower().replace(' ', '-')})" for title in chapters)]
+
+
+def verb_table() -> list[str]:
+    """One row per verb, or verb of a verb."""
+    rows = ["| command | what it does |", "|---|---|"]
+    for verb in command(cli.parser()).leaves:
+        usage = f"{verb.path} {verb.usage}".strip().replace("|", "\\|")
+        rows.append(f"| `{usage}` | {verb.summary} |")
+    return rows
 
 
 def event_table() -> list[str]:
@@ -38,6 +54,8 @@ def metric_table() -> list[str]:
 def with_tables(text: str) -> str:
     """The text with every generated part as the code has it."""
     tables = (
+        ("contents", contents(text)),
+        ("verb table", verb_table()),
         ("command table", command_table.table()),
         ("config table", config.table()),
         ("event table", event_table()),

@@ -10,7 +10,7 @@ import pytest
 
 from cvqd import cli, config, events, metrics
 from cvqd.manual import command_page, event_fields
-from cvqd.manual.command_tree import Command, command
+from cvqd.manual.command_tree import command
 from cvqd.manual.config_page import EXAMPLE
 from cvqd.manual.files import files, today
 from cvqd.manual.roff import Page, markup, sentence
@@ -28,10 +28,6 @@ def read(page: str) -> str:
     return " ".join(re.sub(r".\x08", "", shown).split())
 
 
-def leaves(tree: Command) -> list[Command]:
-    return [leaf for each in tree.commands for leaf in leaves(each)] or [tree]
-
-
 @pytest.mark.manual
 @pytest.mark.parametrize("page", PAGES)
 def test_a_page_has_no_fault_that_mandoc_can_find(page: str):
@@ -44,7 +40,7 @@ def test_a_page_has_no_fault_that_mandoc_can_find(page: str):
 @pytest.mark.manual
 def test_the_commands_page_has_every_verb_option_and_exit_status():
     text = read("share/man/man8/cvqd.8")
-    for verb in leaves(command(cli.parser())):
+    for verb in command(cli.parser()).leaves:
         assert f"{verb.path} {verb.usage}".strip() in text
         for argument in verb.arguments:
             assert argument.help, f"{verb.path} {argument.usage} has no help"
@@ -122,7 +118,7 @@ def test_the_meanings_of_fields_are_of_fields_that_there_are():
 
 
 def test_the_usage_says_what_excludes_what():
-    usage = {verb.path: verb.usage for verb in leaves(command(cli.parser()))}
+    usage = {verb.path: verb.usage for verb in command(cli.parser()).leaves}
     assert usage["cvqd run"] == "--config FILE [--socket-path PATH | --fd N]"
     assert usage["cvqd announce"] == "(INSTANCE | --config FILE)"
     assert usage["cvqd check-config"] == "FILE..."

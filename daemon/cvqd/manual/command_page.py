@@ -54,9 +54,8 @@ def write(page: Page, parser: argparse.ArgumentParser) -> None:
     """Everything below the name."""
     tree = command(parser)
     page.section("SYNOPSIS")
-    for verb in tree.commands:
-        for leaf in _leaves(verb):
-            page.synopsis(leaf.path, leaf.usage)
+    for leaf in tree.leaves:
+        page.synopsis(leaf.path, leaf.usage)
     for option in tree.options:
         page.synopsis(tree.path, " ".join(filter(None, (option.flags[-1], option.metavar))))
     page.section("DESCRIPTION")
@@ -78,7 +77,7 @@ def write(page: Page, parser: argparse.ArgumentParser) -> None:
     page.section("VERBS")
     for verb in tree.commands:
         page.subsection(verb.name)
-        for leaf in _leaves(verb):
+        for leaf in verb.leaves:
             _verb(page, leaf)
     _as_a_daemon(page)
     page.section("EXIT STATUS")
@@ -90,6 +89,10 @@ def write(page: Page, parser: argparse.ArgumentParser) -> None:
     for key in ("frontend.socket", "control.socket", "state.directory"):
         entry = config.field(key)
         page.item(f"`{entry.default}`", sentence(entry.doc) + f" `{key}` puts it elsewhere.")
+    page.item(
+        "`/usr/share/qemu/vhost-user/50-cvqd.json`",
+        "What software that manages virtual machines reads to find back-ends, see vhost-user.json of QEMU.",
+    )
     page.section("EXAMPLES")
     page.paragraph("Look at every vhost-vdpa device of this machine and at where its control queue can live:")
     page.example("cvqd probe")
@@ -101,10 +104,6 @@ def write(page: Page, parser: argparse.ArgumentParser) -> None:
     page.example("cvqd status --json | jq -r '.[] | \"\\(.instance) \\(.isolation.verdict)\"'")
     page.section("SEE ALSO")
     page.paragraph("`cvqd.yaml`(5), `cvqd-events`(7), `cvqd-metrics`(7), `vdpa`(8), `systemctl`(1)")
-
-
-def _leaves(tree: Command) -> list[Command]:
-    return [leaf for each in tree.commands for leaf in _leaves(each)] or [tree]
 
 
 def _verb(page: Page, verb: Command) -> None:

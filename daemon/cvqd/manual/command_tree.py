@@ -70,6 +70,11 @@ class Command:
         return self.path.rpartition(" ")[2]
 
     @property
+    def leaves(self) -> tuple[Command, ...]:
+        """What can be called: itself, or the commands at the ends of its branches."""
+        return tuple(leaf for each in self.commands for leaf in each.leaves) or (self,)
+
+    @property
     def options(self) -> tuple[Argument, ...]:
         """Arguments with flags."""
         return tuple(argument for argument in self.arguments if argument.flags)
