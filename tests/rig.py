@@ -17,13 +17,17 @@ import trio
 import trio.testing
 
 from cvqd.backend import Backend
+from cvqd.config_device import OWN_DEVICE
 from cvqd.core.site_policy import EVERYTHING
+from cvqd.device_events import follow_config
+from cvqd.devices import Devices
 from cvqd.host import unix_listener
 from cvqd.host.listener import Listener
 from cvqd.instance import Instance
 from cvqd.journal import Journal
 from cvqd.limits import Limits
-from cvqd.service import follow_config, take
+from cvqd.rehearsal import Rehearsals
+from cvqd.service import take
 from cvqd.simulator.device import SimulatedDevice
 from cvqd.simulator.spec import SimulatorSpec
 from cvqd.testing.driver import GuestMemory
@@ -37,7 +41,7 @@ from cvqd.wire.vhost_user import DescriptorKind
 from cvqd.wire.virtio import Feature, mask_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Mapping
 
     from cvqd.core.site_policy import SitePolicy
     from cvqd.owner import Owner
@@ -90,13 +94,13 @@ jumping_clock = pytest.mark.trio(run=_run_jumping)
 class Rig:
     """Made by ``opened``; the parts are public."""
 
-    def __init__(self, log: EventRecorder, device: SimulatedDevice, owner: Owner, socket: str) -> None:
+    def __init__(self, log: EventRecorder, owner: Owner, socket: str) -> None:
         self.log = log
-        self.device = device
         self.owner = owner
         self.socket = socket
         self.journal = owner._journal
         self.backend: Backend
+        self.rehearsals: Rehearsals
 
     @classmethod
     @asynccontextmanager
@@ -112,6 +116,7 @@ class Rig:
         max_command: int = 64 << 10,
         mac: bytes | None = None,
         site: SitePolicy = EVERYTHING,
+        targets: Mapping[str, SimulatorSpec] | None = None,
     ) -> AsyncIterator[Rig]:
         """A running instance; everything in it ends, in the service's order, when the block does."""
         log = log or EventRecorder()
@@ -119,27 +124,29 @@ class Rig:
         path = str(directory / "vm0.sock")
         jumps = isinstance(trio.lowlevel.current_clock(), trio.testing.MockClock)
         with trio.fail_after(_MOCK_PATIENCE if jumps else _PATIENCE):
-            async with trio.open_nursery() as outer:
-                device = await SimulatedDevice.open(spec or SimulatorSpec(max_queue_pairs=2), log, outer)
-                try:
-                    async with trio.open_nursery() as nursery:
-                        owner = await take(device, limits, log, Journal(log))
-                        rig = cls(log, device, owner, path)
-                        rig.backend = Backend(owner, log, nursery, offers_inband=offers_inband)
-                        with unix_listener.bind(path, 0o600) as bound:
-                            nursery.start_soon(follow_config, device, rig.backend)
-                            nursery.start_soon(rig._serve, Listener(bound))
-                            yield rig
-                            nursery.cancel_scope.cancel()
-                finally:
-                    with trio.CancelScope(shield=True):
-                        await device.aclose()
-                    outer.cancel_scope.cancel()
+            configs = {OWN_DEVICE: spec or SimulatorSpec(max_queue_pairs=2), **(targets or {})}
+            async with Devices.opened(configs, log) as devices, trio.open_nursery() as nursery:
+                owner = await take(await devices.open(OWN_DEVICE), limits, log, Journal(log))
+                rig = cls(log, owner, path)
+                rig.backend = Backend(owner, log, nursery, offers_inband=offers_inband)
+                rig.rehearsals = Rehearsals(owner, rig.backend, devices, log, nursery)
+                with unix_listener.bind(path, 0o600) as bound:
+                    nursery.start_soon(follow_config, owner, rig.backend)
+                    nursery.start_soon(rig._serve, Listener(bound))
+                    yield rig
+                    nursery.cancel_scope.cancel()
 
     async def _serve(self, listener: Listener) -> None:
         while (connection := await listener.accept()) is not None:
             async with connection:
                 await self.backend.serve(connection)
+
+    @property
+    def device(self) -> SimulatedDevice:
+        """The device that the guest is on."""
+        device = self.owner.current.device
+        assert isinstance(device, SimulatedDevice)
+        return device
 
     @property
     def features(self) -> int:

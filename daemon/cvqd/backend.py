@@ -54,11 +54,12 @@ from cvqd.wire.vhost_user import PROTOCOL_FEATURES_SERVED, FrontRequest, Protoco
 from cvqd.wire.virtio import Feature, Status
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
     from cvqd.core.memory_table import MemoryRegion
     from cvqd.events import EventLog
     from cvqd.host.listener import Connection
+    from cvqd.move import Move
     from cvqd.owner import Owner
     from cvqd.wire.vhost_user import FileDescriptor
 
@@ -156,6 +157,22 @@ class Backend:
             self._owner.announce()
             if channel is None or not send_config_change(channel):
                 raise RequestError("the front-end cannot be told; the guest sees it when it looks next")
+
+    async def move(self, flow: Callable[[], Awaitable[Move]]) -> Move:
+        """Have the guest moved to another device while no message of its front-end is handled."""
+        async with self._busy:
+            owner, session = self._owner, self._session
+            if session is None:
+                raise RequestError("no front-end is connected")
+            told = owner.life.config()
+            move = await flow()
+            # what the next driver may take is what both devices offer
+            session.narrow(owner.current.offer.features)
+            if not owner.running:
+                self._stopped(session, move.bases)
+            elif owner.life.config() != told and session.backend_channel is not None:
+                send_config_change(session.backend_channel)
+            return move
 
     def _protocol_features(self) -> int:
         """A device without an MTU of its own gives nothing to check a front-end's against."""
@@ -348,7 +365,9 @@ class Backend:
 
     async def _stop(self, session: Session, reason: str, *, failed: bool = False) -> None:
         """Stop the device; the session's rings go on where it stood."""
-        bases = await self._owner.stop(reason, failed=failed)
+        self._stopped(session, await self._owner.stop(reason, failed=failed))
+
+    def _stopped(self, session: Session, bases: Mapping[int, int]) -> None:
         self._kicked = False
         for index, base in bases.items():
             session.rings[index].base = base

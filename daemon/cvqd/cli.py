@@ -14,7 +14,7 @@ import sys
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from cvqd import __version__
-from cvqd.verbs import announce, check_config, demo, metrics, probe, run, status, trace
+from cvqd.verbs import announce, check_config, demo, metrics, probe, rehearse, run, status, trace
 from cvqd.verbs.failure import EX_OSERR, report
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ EX_USAGE: Final = 64
 #: vhost-user's back-end conventions: what ``--print-capabilities`` prints
 CAPABILITIES: Final = {"type": "net", "features": []}
 
-VERBS: Final = (run, check_config, probe, status, trace, metrics, announce, demo)
+VERBS: Final = (run, check_config, probe, status, trace, metrics, announce, rehearse, demo)
 
 
 class _Paragraphs(argparse.HelpFormatter):

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from cvqd import config_scalars as scalars
-from cvqd.config_device import DEVICE, CharDevice, DeviceConfig
+from cvqd.config_device import DEVICE, OWN_DEVICE, CharDevice, DeviceConfig
 from cvqd.config_fields import DEFAULTS, REQUIRED, Field, MapOf, Reader, Scalar, Section, rows
 from cvqd.config_policy import POLICY
 
@@ -114,6 +114,12 @@ def instance_name(text: str) -> str:
     return text
 
 
+def _target_name(text: str) -> str:
+    if text == OWN_DEVICE:
+        raise ValueError(f"{text!r} is what the configured device is called")
+    return instance_name(text)
+
+
 def load(path: str | os.PathLike[str]) -> Config:
     """Configuration of a file; ConfigError with every problem found, also where it cannot be read."""
     reader = Reader(str(path), {})
@@ -190,9 +196,9 @@ FILE: Final = Section(
         Field("device", DEVICE, REQUIRED, "the device that the daemon owns"),
         Field(
             "targets",
-            MapOf(DEVICE, Scalar("name", instance_name, scalars.word(_INSTANCE))),
+            MapOf(DEVICE, Scalar("name", _target_name, scalars.word(_INSTANCE))),
             {},
-            "devices for the guest to be moved to, by name, as `device`; checked, not used yet",
+            "devices for the guest to be moved to, by name, as `device`; it keeps its address",
             "none",
         ),
         _group(

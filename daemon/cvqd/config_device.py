@@ -48,6 +48,9 @@ class CharDevice:
             raise ValueError("exactly one of path and vdpa names the device")
 
 
+#: the configured device's name among its targets
+OWN_DEVICE: Final = "device"
+
 DeviceConfig = CharDevice | SimulatorSpec
 
 

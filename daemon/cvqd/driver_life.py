@@ -8,6 +8,7 @@ the device says of itself after a reset, and from what the site demands.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from time import monotonic_ns
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -130,6 +131,11 @@ class DriverLife:
         if self._loaded is None:
             self._begins = self._begins or "every ring is initial"
 
+    def moved(self, device: OwnedDevice) -> None:
+        """Note that the driver lives on another device; the address it began with stays the guest's own."""
+        self.device = device
+        self.limits = replace(self.limits, mac=self._own_mac)
+
     def stopped(self) -> None:
         """Note that the device was reset: what is tracked is what a start will make of it."""
         self.ledger = Ledger(self.state)
@@ -160,7 +166,7 @@ class DriverLife:
             self._begins = None
             await self.put_back(run, commands)
         else:
-            if driven_pairs is not None and word & Feature.MQ.mask:
+            if driven_pairs is not None and driven_pairs != self.state.pairs and word & Feature.MQ.mask:
                 self.ledger = Ledger(self.state.after(VqPairsSet(driven_pairs)))
             await self.put_back(run, replay(self.state, word))
         if driven_pairs is not None:

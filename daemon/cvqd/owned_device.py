@@ -6,8 +6,10 @@ its guest runs on; a switchover prepares the next beside it.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from time import monotonic_ns
+from typing import TYPE_CHECKING, Final
 
+from cvqd.config_device import OWN_DEVICE
 from cvqd.core import features, lifecycle
 from cvqd.core.isolation import Isolation, Verdict
 from cvqd.core.mappings import Mappings
@@ -26,10 +28,13 @@ if TYPE_CHECKING:
 
 
 class OwnedDevice:
-    """Made by ``take``.  ``config`` is the configuration space as it was last read."""
+    """Made by ``take``; ``name`` is the configuration's.  ``config`` is as it was last read."""
 
-    def __init__(self, device: VdpaDevice, facts: DeviceFacts, limits: Limits, log: EventLog) -> None:
+    def __init__(
+        self, device: VdpaDevice, facts: DeviceFacts, limits: Limits, log: EventLog, name: str = OWN_DEVICE
+    ) -> None:
         self.device = device
+        self.name: Final = name
         self.facts = facts
         self.offer = features.offer(
             facts.features, facts.max_pairs, facts.vqs, limits.site.pairs, suspends=facts.suspends
@@ -42,10 +47,12 @@ class OwnedDevice:
         self._log = log
 
     @classmethod
-    async def take(cls, device: VdpaDevice, limits: Limits, log: EventLog) -> OwnedDevice:
+    async def take(
+        cls, device: VdpaDevice, limits: Limits, log: EventLog, name: str = OWN_DEVICE
+    ) -> OwnedDevice:
         """Reset, inspect and judge a device that was just opened; DeviceError, IsolationError."""
         facts = await lifecycle.inspect(device)
-        owned = cls(device, facts, limits, log)
+        owned = cls(device, facts, limits, log, name)
         log.emit(
             "device.opened",
             kind=device.kind,
@@ -111,3 +118,15 @@ class OwnedDevice:
         """The configuration space as it is now."""
         self.config = await self.device.get_config(0, len(self.facts.config))
         return self.config
+
+    async def suspend(self) -> None:
+        """Stop all rings and keep their state."""
+        begun = monotonic_ns()
+        await self.device.suspend()
+        self._log.emit("device.suspended", path=self.device.path, elapsed_us=(monotonic_ns() - begun) // 1000)
+
+    async def resume(self) -> None:
+        """Undo ``suspend``."""
+        begun = monotonic_ns()
+        await self.device.resume()
+        self._log.emit("device.resumed", path=self.device.path, elapsed_us=(monotonic_ns() - begun) // 1000)

@@ -18,7 +18,7 @@ from cvqd.core import lifecycle
 from cvqd.core.policy import HashLimits, Policy
 from cvqd.core.restore import replay, replay_running
 from cvqd.driver_life import DriverLife
-from cvqd.errors import RequestError
+from cvqd.errors import DeviceError, RequestError
 from cvqd.guest_memory import GuestMemory
 from cvqd.recovery import Recovery
 from cvqd.relay import Relay
@@ -29,8 +29,6 @@ from cvqd.wire.ring_format import RingFormat
 from cvqd.wire.virtio import Feature, control_queue_index, feature_names, mask_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from cvqd.core.shadow_queue import ShadowQueue
     from cvqd.core.site_policy import SitePolicy
     from cvqd.core.tracked import TrackedState
@@ -58,8 +56,17 @@ class Owner:
         self.life = DriverLife(device, limits, log)
         self.recovery = Recovery()
         self._run: Run | None = None
+        #: eventfd for configuration interrupts, -1 while nobody takes them
+        self.config_call = -1
+        #: set, and replaced, whenever the guest is on another device
+        self.moved = trio.Event()
 
     # what is known
+
+    @property
+    def run(self) -> Run | None:
+        """What runs now."""
+        return self._run
 
     @property
     def state(self) -> TrackedState:
@@ -152,8 +159,7 @@ class Owner:
         # only a driver that starts over shows rings that were never used
         if all(ring.initial(self.memory.space, ring_format) for ring in rings):
             self.life.rings_are_initial()
-        run = await self.bring_up(self.current, data, control, pairs)
-        await self.enable(run, nursery)
+        run = await self._launch(data, control, pairs, nursery)
         self._log.emit(
             "device.started",
             features=feature_names(run.plan.features),
@@ -162,40 +168,63 @@ class Owner:
             elapsed_us=(monotonic_ns() - begun) // 1000,
         )
 
-    async def bring_up(
-        self, device: OwnedDevice, data: Sequence[GuestRing], control: GuestRing | None, pairs: int
-    ) -> Run:
-        """Start a device, with only its control queue enabled and with its driver's state put back.
+    async def start_again(self, run: Run, bases: dict[int, int], nursery: trio.Nursery) -> dict[int, int]:
+        """Reset the device of a run that was ended and go on where its rings stand; those bases.
 
-        After an error the device is reset.
+        ``bases`` is empty where only the device can tell.  After an error nothing runs.
         """
-        await device.place_shadow()
-        run = Run(device, device.word(self.features, self.life.limits), data, control)
-        driven = self.guest_cvq is None and run.queue is not None
+        self._run = None
+        told = None
         try:
-            await lifecycle.bring_up(device.device, device.facts, device.mappings, device.isolation, run.plan)
-            await device.read_config()
-            await self.life.restore(run, self.features, pairs if driven else None)
-            run.attach(self.memory.space, self._relay)
+            told = await run.stop_device()
+        except DeviceError as error:
+            # it is reset all the same
+            self._log.emit("device.failed", call=error.call, errno=error.errno, reason=error.reason)
+        self.life.stopped()
+        bases = bases or run.bases(told, self.memory.space)
+        await self._launch(*run.rings_at(bases), self.state.pairs, nursery)
+        return bases
+
+    async def plan(self, device: OwnedDevice, data: list[GuestRing], control: GuestRing | None) -> Run:
+        """A run on a device, to be brought up and enabled; stop its device after an error."""
+        await device.place_shadow()
+        return Run(device, device.word(self.features, self.life.limits), data, control)
+
+    async def bring_up(self, run: Run, pairs: int) -> None:
+        """Start the run's device with only its control queue enabled, and put the driver's state back."""
+        device = run.device
+        driven = self.guest_cvq is None and run.queue is not None
+        await lifecycle.bring_up(device.device, device.facts, device.mappings, device.isolation, run.plan)
+        await device.read_config()
+        await self.life.restore(run, self.features, pairs if driven else None)
+        run.attach(self.memory.space, self._relay)
+
+    async def enable(self, run: Run, nursery: trio.Nursery) -> None:
+        """Let the guest's rings run; the run's device is the guest's from now on."""
+        await lifecycle.enable_data(run.device.device, run.device.facts, run.plan)
+        await self.life.put_back(run, replay_running(self.state, run.plan.features))
+        if run.device is not self.current:
+            self.current = self.memory.device = run.device
+            self.life.moved(run.device)
+            self.moved.set()
+            self.moved = trio.Event()
+        self._run = run
+        self.life.runs()
+        run.ring_all()
+        run.begin(nursery)
+
+    async def _launch(
+        self, data: list[GuestRing], control: GuestRing | None, pairs: int, nursery: trio.Nursery
+    ) -> Run:
+        run = await self.plan(self.current, data, control)
+        try:
+            await self.bring_up(run, pairs)
+            await self.enable(run, nursery)
         except BaseException:
             with trio.CancelScope(shield=True):
                 await run.stop_device()
             raise
         return run
-
-    async def enable(self, run: Run, nursery: trio.Nursery) -> None:
-        """Let the guest's rings run; the device is the guest's from now on.  After an error it is reset."""
-        try:
-            await lifecycle.enable_data(run.device.device, run.device.facts, run.plan)
-            await self.life.put_back(run, replay_running(self.state, run.plan.features))
-        except BaseException:
-            with trio.CancelScope(shield=True):
-                await run.stop_device()
-            raise
-        self._run = run
-        self.life.runs()
-        run.ring_all()
-        run.begin(nursery)
 
     async def set_pairs(self, pairs: int) -> None:
         """Let this many queue pairs run, if nobody but cvqd can; what the device says to it is in the log."""
@@ -240,15 +269,19 @@ class Owner:
         else:
             await trio.lowlevel.checkpoint()
 
+    async def listen(self, fd: int) -> None:
+        """Lend an eventfd for configuration interrupts of whichever device the guest is on; -1 ends it."""
+        self.config_call = fd
+        await self.current.device.set_config_call(fd)
+
     async def rebind(self, own: GuestRing) -> None:
         """Lend a running ring new descriptors; the old ones are still open."""
         if self._run is None or own.index not in self.running:
             return
-        if own.index == self.guest_cvq:
-            self._run.rebind(own)
-            return
-        await self.current.device.set_vring_call(own.index, own.call)
-        await self.current.device.set_vring_kick(own.index, own.kick)
+        if own.index != self.guest_cvq:
+            await self.current.device.set_vring_call(own.index, own.call)
+            await self.current.device.set_vring_kick(own.index, own.kick)
+        self._run.rebind(own)
 
     async def read_config(self) -> bytes:
         """The guest's configuration space as it is now.

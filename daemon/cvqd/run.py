@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import trio
@@ -9,7 +10,7 @@ import trio
 from cvqd.core import lifecycle
 from cvqd.core.guest_queue import GuestQueue
 from cvqd.core.lifecycle import RingPlan, StartPlan
-from cvqd.guest_ring import used_index
+from cvqd.guest_ring import GuestRing, used_index
 from cvqd.host import shared_memory
 from cvqd.host.doorbell import Doorbell, DoorbellSet, ring
 from cvqd.own_commands import OwnQueue
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from cvqd.core.address_space import AddressSpace
     from cvqd.core.shadow_queue import ShadowQueue
     from cvqd.core.site_policy import SitePolicy
-    from cvqd.guest_ring import GuestRing
     from cvqd.owned_device import OwnedDevice
     from cvqd.relay import CommandQueue, Relay
 
@@ -120,11 +120,28 @@ class Run:
         self.doorbells.add(own.kick)
 
     def rebind(self, own: GuestRing) -> None:
-        """Use new descriptors for the guest's control queue; the old ones are still open."""
-        if self.guest_cvq is not None:
+        """Note new descriptors of a ring; the old ones are still open."""
+        if self.guest_cvq is not None and own.index == self.guest_cvq.index:
             self.doorbells.discard(self.guest_cvq.kick)
-        self.guest_cvq = own
-        self.doorbells.add(own.kick)
+            self.guest_cvq = own
+            self.doorbells.add(own.kick)
+            return
+        data = tuple(
+            plan if plan.index != own.index else replace(plan, kick=own.kick, call=own.call)
+            for plan in self.plan.data
+        )
+        self.plan = replace(self.plan, data=data)
+
+    def rings_at(self, bases: Mapping[int, int]) -> tuple[list[GuestRing], GuestRing | None]:
+        """The guest's rings, data and control, with these bases; where none is given as they began."""
+        data = [
+            GuestRing(
+                plan.index, plan.num, plan.addresses, bases.get(plan.index, plan.base), plan.kick, plan.call
+            )
+            for plan in self.plan.data
+        ]
+        control = self.guest_cvq
+        return data, control and replace(control, base=bases.get(control.index, control.base))
 
     def amend(self, site: SitePolicy, deadline: float) -> None:
         """Relay by other rules from the next command on."""

@@ -21,14 +21,19 @@ if TYPE_CHECKING:
     from cvqd.core.session_rings import Ring
     from cvqd.core.tracked import TrackedState
     from cvqd.events import EventLog
+    from cvqd.guest_ring import GuestRing
     from cvqd.owner import Owner
 
 
-def taken(owner: Owner, rings: Mapping[int, Ring]) -> Snapshot:
+def taken(
+    owner: Owner, rings: Mapping[int, Ring | GuestRing], bases: Mapping[int, int] | None = None
+) -> Snapshot:
     """What the device is now, running or not; RequestError where that is not known.
 
-    ``rings`` are those of the front-end's session.  Where a running ring stands only the device knows.
+    ``rings`` are those of the front-end's session.  Where a running ring stands only the device knows:
+    ``bases`` if it is suspended.
     """
+    bases = bases or {}
     if not owner.features:
         raise RequestError("no guest's driver has been here")
     if owner.life.ledger.uncertain:
@@ -44,7 +49,7 @@ def taken(owner: Owner, rings: Mapping[int, Ring]) -> Snapshot:
         announce=state.announce,
         digest=state.digest(),
         rings=tuple(
-            RingBase(index, ring.num, None if index in owner.running else ring.base)
+            RingBase(index, ring.num, bases.get(index) if index in owner.running else ring.base)
             for index, ring in sorted(rings.items())
             if ring.num
         ),

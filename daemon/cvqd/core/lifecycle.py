@@ -70,6 +70,11 @@ class DeviceFacts:
         return bool(self.backend_features & Backend.SUSPEND.mask)
 
     @property
+    def resumes(self) -> bool:
+        """Whether a suspended device can go on as if nothing had happened."""
+        return bool(self.backend_features & Backend.RESUME.mask)
+
+    @property
     def tells_where(self) -> bool:
         """Whether a stop leaves no doubt where its rings go on."""
         return self.suspends and self.keeps_indices

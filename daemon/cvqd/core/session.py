@@ -17,6 +17,7 @@ it.  It reads none.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from cvqd.core import memory_table
@@ -146,6 +147,10 @@ class Session:
                     name, f"{part} of ring {index} at {address:#x} should be aligned to {alignment}"
                 )
         return guest
+
+    def narrow(self, features: int) -> None:
+        """Offer no more than these features, of those that were offered when the session began."""
+        self._state.reoffer(replace(self.offer, features=self.offer.features & features))
 
     def receive(self, message: Message) -> Effect | None:
         """Check a message and take it in; FrontendError (then ``close``) if the protocol forbids it.

@@ -21,7 +21,7 @@ class Negotiation:
         self.features_set = False
         self.protocol_features = 0
         self.status = 0
-        self._offer = offer
+        self.offer = offer
 
     def has(self, feature: ProtocolFeature) -> bool:
         """Was this protocol feature negotiated."""
@@ -29,7 +29,7 @@ class Negotiation:
 
     def set_features(self, word: int) -> SetFeatures:
         """SET_FEATURES: nothing but what was offered."""
-        if unknown := word & ~self._offer.word:
+        if unknown := word & ~self.offer.word:
             names = ", ".join(feature_names(unknown))
             raise FrontendError(FrontRequest.SET_FEATURES.name, f"not offered: {names}")
         self.features = word & ~Feature.PROTOCOL_FEATURES.mask
@@ -38,7 +38,7 @@ class Negotiation:
 
     def set_protocol_features(self, word: int) -> None:
         """SET_PROTOCOL_FEATURES: nothing but what was offered."""
-        if unknown := word & ~self._offer.protocol_features:
+        if unknown := word & ~self.offer.protocol_features:
             names = ", ".join(protocol_feature_names(unknown))
             raise FrontendError(FrontRequest.SET_PROTOCOL_FEATURES.name, f"not offered: {names}")
         needed = ProtocolFeature.REPLY_ACK.mask | ProtocolFeature.BACKEND_REQ.mask

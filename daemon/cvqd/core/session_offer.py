@@ -1,4 +1,4 @@
-"""What the daemon offers a front-end, fixed for the length of a session."""
+"""What the daemon offers a front-end; only a move of its guest can narrow the features."""
 
 from __future__ import annotations
 

@@ -32,6 +32,10 @@ class SessionState:
         #: SET_FEATURES came without bit 30, so nobody will enable rings one by one
         self.implicit_enable = False
 
+    def reoffer(self, offer: Offer) -> None:
+        """Offer something else from now on; what was agreed stays."""
+        self.offer = self.agreed.offer = offer
+
     def retire(self, *descriptors: FileDescriptor | None) -> None:
         """Close these once the device has let go of them."""
         self.retired += [descriptor for descriptor in descriptors if descriptor is not None]

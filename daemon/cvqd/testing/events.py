@@ -28,6 +28,8 @@ class EventRecorder:
         self.events: list[Recorded] = []
         #: nobody follows a recorder
         self.feed: Final = Feed()
+        #: what lines would name as the device
+        self.device = ""
 
     def emit(self, name: str, /, *, mono_ns: int | None = None, **fields: object) -> None:
         """Remember one event."""
@@ -47,6 +49,10 @@ class EventRecorder:
     def counts(self) -> Counter[str]:
         """Events by name."""
         return Counter(self.names())
+
+    def set_device(self, device: str) -> None:
+        """Remember the device."""
+        self.device = device
 
     def names(self) -> list[str]:
         """Names in order of emission."""

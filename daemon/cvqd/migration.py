@@ -1,0 +1,248 @@
+"""The data flow of a move: a running guest goes from one device to another on this host.
+
+    prepare   open the target and let it show that it can carry on; memory, shadow queue
+    suspend   answer what the guest has asked, then no ring of the source moves any more
+    indices   where each ring stands; the source lets go of the guest's descriptors
+    replay    start the target there with only its control queue enabled, put the state back
+    start     enable the data queues, ring every doorbell; the target is the guest's device
+
+Nothing happens to the guest before ``suspend``.  From then on a failure takes
+it back: the source is resumed, or started again where its rings stand.  Once
+every queue of the target runs there is nothing left that could fail.
+
+A dry move takes down what the source is when it is suspended, lets the target
+read that, and resumes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from errno import EIO
+from typing import TYPE_CHECKING
+
+import trio
+
+from cvqd.core import lifecycle
+from cvqd.core.compatibility import usable
+from cvqd.core.restore import replay, replay_running
+from cvqd.core.tracked import TrackedState
+from cvqd.errors import CompatibilityError, CvqdError, DeviceError, RequestError
+from cvqd.move import PREPARE
+from cvqd.snapshots import taken
+from cvqd.wire import net_config, snapshot
+from cvqd.wire.net_config import format_mac
+from cvqd.wire.virtio import Feature, Status
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from cvqd.devices import Devices
+    from cvqd.events import EventLog
+    from cvqd.limits import Limits
+    from cvqd.move import Move
+    from cvqd.owned_device import OwnedDevice
+    from cvqd.owner import Owner
+    from cvqd.run import Run
+    from cvqd.wire.snapshot import Snapshot
+
+
+class Migration:
+    """Moves the guest of one owner; no other method of the owner may be called meanwhile."""
+
+    def __init__(self, owner: Owner, devices: Devices, log: EventLog, nursery: trio.Nursery) -> None:
+        self._owner = owner
+        self._log = log
+        self._devices = devices
+        #: where the relay of a run lives
+        self._nursery = nursery
+
+    async def switch(self, move: Move) -> None:
+        """Move the guest to ``move.target``; how that ended is the move's to say."""
+        owner, source = self._owner, self._owner.current
+        target: OwnedDevice | None = None
+        try:
+            with move.phase(PREPARE):
+                run = self._movable()
+                target = await self._devices.take(move.target, self._limits())
+                await self._prepare(run, target)
+            # half a move is no place to be cancelled at
+            with trio.CancelScope(shield=True):
+                await self._hand_over(run, target, move)
+            self._devices.moved(target)
+        except CvqdError as error:
+            move.failed(error, "source" if owner.running else "neither")
+        else:
+            move.finished()
+        finally:
+            left = target if owner.current is source else source
+            if left is not None:
+                await self._devices.close(left.device)
+
+    async def try_dry(self, move: Move) -> None:
+        """See whether ``move.target`` could carry on; how that ended is the move's to say."""
+        target: OwnedDevice | None = None
+        try:
+            run = self._movable()
+            target = await self._devices.take(move.target, self._limits())
+            with trio.CancelScope(shield=True):
+                await self._compare(run, target, move)
+        except CvqdError as error:
+            move.failed(error, "source" if self._owner.running else "neither")
+        else:
+            move.finished()
+        finally:
+            if target is not None:
+                await self._devices.close(target.device)
+
+    # before the guest notices
+
+    def _movable(self) -> Run:
+        """What runs now; CvqdError where it cannot be moved."""
+        run = self._owner.run
+        if run is None:
+            raise RequestError("no guest's driver is running")
+        self._require_certainty()
+        _require_indices(run.device)
+        return run
+
+    def _require_certainty(self) -> None:
+        if self._owner.life.ledger.uncertain:
+            raise RequestError("the device owes the answer to a command: its state is uncertain")
+
+    def _limits(self) -> Limits:
+        """Those of a device that stands in for the one the guest was offered."""
+        limits = self._owner.life.limits
+        site = replace(limits.site, pairs=self._owner.current.offer.max_pairs)
+        return replace(limits, site=site)
+
+    async def _prepare(self, run: Run, target: OwnedDevice) -> None:
+        """Bring the target as far as it comes while the source runs."""
+        owner = self._owner
+        _require_indices(target)
+        usable(self._snapshot(run, {}), target.offer, target.facts)
+        await target.negotiate(target.word(owner.features, owner.life.limits))
+        await owner.memory.show(target)
+        await target.place_shadow()
+        await target.device.set_config_call(owner.config_call)
+
+    # the guest waits
+
+    async def _hand_over(self, run: Run, target: OwnedDevice, move: Move) -> None:
+        owner, source = self._owner, run.device.device
+        successor: Run | None = None
+        try:
+            await self._suspend(run, move)
+            with move.phase("indices"):
+                move.bases = run.bases(await lifecycle.take_bases(source, run.plan), owner.memory.space)
+                await lifecycle.unbind(source, run.plan)
+            with move.phase("replay"):
+                successor = await owner.plan(target, *run.rings_at(move.bases))
+                await owner.bring_up(successor, owner.state.pairs)
+                await self._verify(successor, move)
+            with move.phase("start"):
+                await owner.enable(successor, self._nursery)
+                move.serves()
+        except BaseException as error:
+            before = move.bases
+            if successor is not None:
+                await self._withdraw(successor, move)
+            await self._go_back(run, move, error, resumable=move.bases == before)
+            raise
+        run.close()
+
+    async def _compare(self, run: Run, target: OwnedDevice, move: Move) -> None:
+        try:
+            await self._suspend(run, move)
+            with move.phase("snapshot"):
+                bases = await lifecycle.take_bases(run.device.device, run.plan)
+                move.bases = run.bases(bases, self._owner.memory.space)
+                data = snapshot.encode(self._snapshot(run, move.bases))
+            with move.phase("compare"):
+                _require_indices(target)
+                move.digest_after = usable(snapshot.decode(data), target.offer, target.facts).digest()
+        except BaseException as error:
+            await self._go_back(run, move, error)
+            raise
+        with move.phase("resume"):
+            await self._go_back(run, move)
+
+    async def _suspend(self, run: Run, move: Move) -> None:
+        with move.phase("suspend"):
+            await run.end(self._owner.patience)
+            self._require_certainty()
+            move.stops_serving()
+            await run.device.suspend()
+
+    async def _verify(self, run: Run, move: Move) -> None:
+        """What the target was told adds up to the guest's state, and it agrees where it can tell."""
+        state, word = self._owner.state, run.plan.features
+        commands = [*replay(state, word), *replay_running(state, word)] if run.queue is not None else []
+        found = TrackedState.after_reset(net_config.decode(run.device.config).mac, word)
+        for command in commands:
+            found = found.after(command)
+        move.commands = len(commands)
+        move.digest_after = found._replace(announce=state.announce).digest()
+        own = net_config.decode(await run.device.read_config()).mac
+        if word & Feature.CTRL_MAC_ADDR.mask and own != state.mac:
+            reason = f"the address is {format_mac(own)} after {format_mac(state.mac)} was set"
+            raise DeviceError("VHOST_VDPA_GET_CONFIG", EIO, reason)
+
+    # and back
+
+    async def _withdraw(self, run: Run, move: Move) -> None:
+        """Reset a target that will not do; rings that it had may have moved on."""
+        try:
+            had_rings = await run.device.device.get_status() & Status.DRIVER_OK
+            told = await run.stop_device()
+        except DeviceError as error:
+            self._report(error)
+        else:
+            if had_rings:
+                move.bases = run.bases(told, self._owner.memory.space)
+
+    async def _go_back(
+        self, run: Run, move: Move, cause: BaseException | None = None, *, resumable: bool = True
+    ) -> None:
+        """Let the guest run on where it was; DeviceError if that fails too, on top of a ``cause``."""
+        if not (resumable and await self._resume(run)):
+            try:
+                move.bases = await self._owner.start_again(run, move.bases, self._nursery)
+            except DeviceError as error:
+                after = f", after {cause}" if cause is not None else ""
+                raise DeviceError(
+                    error.call, error.errno, f"{error.reason}{after}", error.arguments
+                ) from cause
+        move.serves()
+
+    async def _resume(self, run: Run) -> bool:
+        """Whether the source could be told to go on as if nothing had happened."""
+        if not run.device.facts.resumes:
+            return False
+        try:
+            await lifecycle.bind(run.device.device, run.plan)
+            await run.device.resume()
+        except DeviceError as error:
+            self._report(error)
+            return False
+        # a kick may have come while nobody listened
+        run.ring_all()
+        run.begin(self._nursery)
+        return True
+
+    # steps
+
+    def _snapshot(self, run: Run, bases: Mapping[int, int]) -> Snapshot:
+        """The guest of a run; without ``bases`` its rings still move."""
+        data, control = run.rings_at(bases)
+        rings = [*data, *([control] if control else [])]
+        return taken(self._owner, {ring.index: ring for ring in rings}, bases)
+
+    def _report(self, error: DeviceError) -> None:
+        self._log.emit("device.failed", call=error.call, errno=error.errno, reason=error.reason)
+
+
+def _require_indices(device: OwnedDevice) -> None:
+    if not device.facts.tells_where:
+        missing = "SUSPEND" if device.facts.keeps_indices else "ring indices"
+        reason = f"{device.device.path} has no {missing}: nobody would know where its rings stand"
+        raise CompatibilityError([reason])

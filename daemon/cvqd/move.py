@@ -1,0 +1,122 @@
+"""One move of a guest as the log and an operator see it: phases, blackout, outcome.
+
+It knows no device.  Times are of the monotonic clock, in µs where they are shown.
+"""
+
+from __future__ import annotations
+
+import secrets
+from contextlib import contextmanager
+from time import monotonic_ns
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from cvqd.errors import CvqdError
+    from cvqd.events import EventLog
+
+#: a switchover moves the guest, a dry one only asks whether it could be moved
+Kind = Literal["switchover", "dry"]
+#: where a failed move leaves the guest; from ``neither`` the next start takes it to the source
+Place = Literal["source", "target", "neither"]
+
+#: the guest has not noticed anything until this phase is over
+PREPARE: Final = "prepare"
+
+
+class Move:
+    """``source`` and ``target`` are devices by name; ``digest`` is of the state that is to be moved."""
+
+    def __init__(self, log: EventLog, kind: Kind, source: str, target: str, digest: str) -> None:
+        self.id: Final = secrets.token_hex(4)
+        self.kind: Final = kind
+        self.source: Final = source
+        self.target: Final = target
+        self.digest: Final = digest
+        #: digest of what the target was told, and how many commands it took
+        self.digest_after = ""
+        self.commands = 0
+        #: where the guest's rings stood when the source had been suspended, by index
+        self.bases: dict[int, int] = {}
+        #: the guest on the source, once it failed
+        self.error: CvqdError | None = None
+        self.guest_on: Place = "source"
+        self._log = log
+        self._phase = ""
+        self._phases: list[tuple[str, int]] = []
+        self._dark_since = 0
+        self._dark_until = 0
+        log.emit("switchover.started", move=self.id, kind=kind, source=source, target=target, digest=digest)
+
+    @property
+    def refused(self) -> bool:
+        """Whether it failed before anything happened to the guest."""
+        return self.error is not None and self._phase in {"", PREPARE}
+
+    @property
+    def blackout_us(self) -> int:
+        """From the moment a device no longer served the data queues until one did again."""
+        return max(0, self._dark_until - self._dark_since) // 1000
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Time a phase; one that fails is not over."""
+        self._phase = name
+        begun = monotonic_ns()
+        yield
+        ended = monotonic_ns()
+        self._phases.append((name, (ended - begun) // 1000))
+        self._log.emit(
+            "switchover.phase", mono_ns=ended, move=self.id, phase=name, elapsed_us=self._phases[-1][1]
+        )
+
+    def stops_serving(self) -> None:
+        """The data queues are about to stop."""
+        self._dark_since = self._dark_until = monotonic_ns()
+
+    def serves(self) -> None:
+        """They run again."""
+        self._dark_until = monotonic_ns()
+
+    def failed(self, error: CvqdError, guest_on: Place) -> None:
+        """Note the end of a move that failed."""
+        self.error, self.guest_on = error, guest_on
+        self._log.emit(
+            "switchover.failed", move=self.id, phase=self._phase, reason=str(error), guest_on=guest_on
+        )
+
+    def finished(self) -> None:
+        """Note the end of a move that did not."""
+        self.guest_on = "source" if self.kind == "dry" else "target"
+        self._log.emit(
+            "switchover.finished",
+            move=self.id,
+            kind=self.kind,
+            source=self.source,
+            target=self.target,
+            blackout_us=self.blackout_us,
+            commands=self.commands,
+            digest_before=self.digest,
+            digest_after=self.digest_after,
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """For an operator."""
+        outcome: dict[str, Any] = {"verdict": "passed"}
+        if self.error is not None:
+            verdict = "refused" if self.refused else "failed"
+            outcome = {"verdict": verdict, "phase": self._phase, "reason": str(self.error)}
+        return {
+            "move": self.id,
+            "kind": self.kind,
+            "source": self.source,
+            "target": self.target,
+            **outcome,
+            "guest_on": self.guest_on,
+            "phases": [{"phase": phase, "elapsed_us": elapsed} for phase, elapsed in self._phases],
+            "blackout_us": self.blackout_us,
+            "commands": self.commands,
+            "digest_before": self.digest,
+            "digest_after": self.digest_after,
+        }

@@ -1,0 +1,80 @@
+"""``cvqd rehearse``: have a running guest moved to another device, to learn how that goes."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, Final
+
+from cvqd.verbs import instances
+
+if TYPE_CHECKING:
+    import argparse
+
+    from cvqd.verbs import Verbs
+
+#: exit codes: where the guest is after a move that failed
+FAILED: Final = 1
+ELSEWHERE: Final = 2
+NOWHERE: Final = 3
+#: nothing happened to it
+EX_TEMPFAIL: Final = 75
+
+#: seconds that one move may take: a device that pins a large guest's memory takes its time
+_MOVE: Final = 120.0
+
+
+def add(verbs: Verbs) -> None:
+    """Declare the verb."""
+    rehearse = verbs.add_parser(
+        "rehearse",
+        help="move a running guest to another device, and back, to learn how that goes",
+        description="Move a running guest to a target of its configuration while its front-end stays"
+        " connected. JSON on standard output says of each move what its phases took, how long no data queue"
+        " ran, how many commands were replayed, the state's digest before and after, and where the guest is."
+        " The first move that fails is the last; the guest is taken back to where it was.",
+        epilog="Exit status: 0 every move passed; 75 nothing happened to the guest, with the reason; after a"
+        " move that failed 1 with the guest where it was at the beginning, 2 with the guest on the other"
+        " device, 3 on neither until its next kick.",
+    )
+    rehearse.set_defaults(verb=_rehearse)
+    instances.choose(rehearse, one=True)
+    rehearse.add_argument(
+        "--to",
+        metavar="NAME",
+        required=True,
+        help="where to: one of the configuration's `targets`, or `device` for its device",
+    )
+    rehearse.add_argument("--back", action="store_true", help="and back to where the guest is now")
+    rehearse.add_argument("--times", metavar="N", type=int, default=1, help="so many rounds, 1 to 1000")
+    rehearse.add_argument(
+        "--dry", action="store_true", help="only suspend the device, compare with the target, and resume"
+    )
+
+
+def _rehearse(options: argparse.Namespace) -> int:
+    from cvqd.control_client import ask
+
+    (path,) = instances.control_sockets(options)
+    moves = options.times * (2 if options.back and not options.dry else 1)
+    answer = ask(
+        path,
+        "rehearse",
+        timeout=_MOVE * moves,
+        to=options.to,
+        back=options.back,
+        times=options.times,
+        dry=options.dry,
+    )
+    print(json.dumps(answer, indent=2))
+    return exit_code(answer)
+
+
+def exit_code(answer: dict[str, Any]) -> int:
+    """What scripts are told."""
+    if answer["verdict"] == "passed":
+        return 0
+    if answer["guest_on"] is None:
+        return NOWHERE
+    if answer["guest_on"] != answer["from"]:
+        return ELSEWHERE
+    return EX_TEMPFAIL if answer["moves"][0]["verdict"] == "refused" else FAILED
