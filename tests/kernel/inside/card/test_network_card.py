@@ -199,6 +199,7 @@ async def test_a_linux_guests_commands_reach_the_card(tmp_path, monitor):
         assert 7 in monitor.filter["vlan-table"]
         await guest.check("ip link set eth0 promisc on", deadline=40)
         assert monitor.filter["promiscuous"] is True
+        await daemon.told()
         acked = daemon.named("cvq.command.acked")
         assert {event["command"] for event in acked} >= {"mac.addr_set", "vlan.add", "rx.promisc"}
         assert {event["ack"] for event in acked} == {OK}
