@@ -14,8 +14,7 @@ import sys
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from cvqd import __version__
-from cvqd.verbs import announce, check_config, demo, metrics, probe, rehearse, run, status, trace
-from cvqd.verbs.failure import EX_OSERR, report
+from cvqd.verbs import announce, check_config, demo, failure, metrics, probe, rehearse, report, run, status, trace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -25,7 +24,7 @@ EX_USAGE: Final = 64
 #: vhost-user's back-end conventions: what ``--print-capabilities`` prints
 CAPABILITIES: Final = {"type": "net", "features": []}
 
-VERBS: Final = (run, check_config, probe, status, trace, metrics, announce, rehearse, demo)
+VERBS: Final = (run, check_config, probe, status, trace, metrics, announce, rehearse, report, demo)
 
 
 class _Paragraphs(argparse.HelpFormatter):
@@ -54,11 +53,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         # whoever read our output has read enough; keep the interpreter from flushing into the void
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EX_OSERR
+        return failure.EX_OSERR
     except KeyboardInterrupt:
         return 130
     except (Exception, BaseExceptionGroup) as error:  # noqa: BLE001 -- the process ends here
-        return report(error)
+        return failure.report(error)
     return code
 
 

@@ -203,7 +203,7 @@ _ALL: Final = (
         "cvq.chain.malformed",
         "warning",
         "a descriptor chain breaks virtio's rules",
-        ("reason", "detail"),
+        ("command_id", "reason", "detail"),
         guest=True,
     ),
     Event(

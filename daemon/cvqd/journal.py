@@ -215,7 +215,13 @@ class Journal:
                 self._count(command, "malformed")
                 self.counts["chains_malformed"] += 1
                 self.refusals[refusal.reason] += 1
-                emit("cvq.chain.malformed", mono_ns=moment, reason=refusal.reason, detail=refusal.detail)
+                emit(
+                    "cvq.chain.malformed",
+                    mono_ns=moment,
+                    command_id=command.id,
+                    reason=refusal.reason,
+                    detail=refusal.detail,
+                )
             case "cvq.table.widened" | "cvq.table.narrowed" if isinstance(command.command, MacTableSet):
                 emit(
                     event,
