@@ -120,7 +120,7 @@ def test_the_exit_code_says_how_it_was(tmp_path):
     assert cvqd("report", good, "--json", "--html", "x").returncode == 64
     told = cvqd("report", good, "--html", str(tmp_path / "no" / "page.html"))
     assert (told.returncode, told.stderr) == (
-        71,
+        73,
         f"cvqd: {tmp_path}/no/page.html: No such file or directory\n",
     )
 
