@@ -14,7 +14,19 @@ import sys
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from cvqd import __version__
-from cvqd.verbs import announce, check_config, demo, failure, metrics, probe, rehearse, report, run, status, trace
+from cvqd.verbs import (
+    announce,
+    check_config,
+    demo,
+    failure,
+    metrics,
+    probe,
+    rehearse,
+    report,
+    run,
+    status,
+    trace,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
