@@ -7,6 +7,7 @@ to do, and a mock clock may jump.
 
 from __future__ import annotations
 
+import copy
 import os
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 
     from cvqd.core.site_policy import SitePolicy
     from cvqd.owner import Owner
+    from cvqd.state_log import StateKeeper
     from cvqd.testing.sequences import GuestSetup
 
 MAC_A = bytes.fromhex("525400aa0001")
@@ -117,6 +119,7 @@ class Rig:
         mac: bytes | None = None,
         site: SitePolicy = EVERYTHING,
         targets: Mapping[str, SimulatorSpec] | None = None,
+        kept: StateKeeper | None = None,
     ) -> AsyncIterator[Rig]:
         """A running instance; everything in it ends, in the service's order, when the block does."""
         log = log or EventRecorder()
@@ -126,7 +129,7 @@ class Rig:
         with trio.fail_after(_MOCK_PATIENCE if jumps else _PATIENCE):
             configs = {OWN_DEVICE: spec or SimulatorSpec(max_queue_pairs=2), **(targets or {})}
             async with Devices.opened(configs, log) as devices, trio.open_nursery() as nursery:
-                owner = await take(await devices.open(OWN_DEVICE), limits, log, Journal(log))
+                owner = await take(await devices.open(OWN_DEVICE), limits, log, Journal(log), kept)
                 rig = cls(log, owner, path)
                 rig.backend = Backend(owner, log, nursery, offers_inband=offers_inband)
                 rig.rehearsals = Rehearsals(owner, rig.backend, devices, log, nursery)
@@ -225,6 +228,16 @@ class Guest:
     def __exit__(self, *_: object) -> None:
         self.driver.close()
         self.memory.close()
+
+    @asynccontextmanager
+    async def behind(self, rig: Rig) -> AsyncIterator[Guest]:
+        """The same virtual machine with another connection, to the same daemon or its successor."""
+        async with await rig.connect() as front_end:
+            guest = copy.copy(self)
+            guest.rig, guest.front_end = rig, front_end
+            await front_end.play(guest.order.connect(guest.setup))
+            yield guest
+        await settled()
 
     @property
     def setup(self) -> GuestSetup:

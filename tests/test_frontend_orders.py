@@ -195,17 +195,13 @@ async def test_a_guest_that_goes_on_after_a_reconnection_finds_its_state(rig: Ri
         await settled()
         assert rig.log.of("frontend.disconnected")[-1]["reason"] == "the front-end closed the connection"
         assert not rig.owner.running
-        async with await rig.connect() as front_end:
-            back = Guest.__new__(Guest)
-            back.__dict__.update(guest.__dict__)
-            back.front_end = front_end
-            await front_end.play(back.order.connect(back.setup))
+        async with guest.behind(rig) as back:
             await back.start()
             (replayed,) = rig.log.of("state.replayed")
             assert replayed["digest"] == rig.owner.state.digest() == digest
             assert len(rig.log.of("state.reset")) == 1
             assert rig.device.net.control.state.pairs == 2
-            assert (await front_end.get_config(0, 6)) == MAC_A
+            assert (await back.front_end.get_config(0, 6)) == MAC_A
             await filters_show_it(back)
             await back.set_mac(MAC_B)
             assert driver is back.driver

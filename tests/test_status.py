@@ -83,6 +83,7 @@ def complete() -> status.Status:
         "frontend": status.frontend_status(mask_of(Feature.CTRL_VQ, Feature.MQ), [3, 1]),
         "isolation": status.isolation_status(ISOLATED),
         "state": status.state_status(TrackedState(MAC, vlans=0b1110 | 1 << 4094, pairs=4), uncertain=False),
+        "state_log": {"path": "/var/lib/cvqd/vm0/state.log", "reason": ""},
         "counters": status.counters_status(kept, quarantined=1),
         "commands": status.commands_status(kept.recent),
     }
@@ -98,6 +99,7 @@ def test_the_status_has_the_documented_shape():
         "frontend",
         "isolation",
         "state",
+        "state_log",
         "counters",
         "commands",
     }
@@ -134,7 +136,7 @@ def test_without_a_front_end_no_features_are_shown():
 def test_a_terminal_gets_one_aligned_screen():
     text = render(complete(), 80)
     lines = text.splitlines()
-    assert len(lines) <= 30
+    assert len(lines) <= 32
     assert max(map(len, lines)) <= 80
     assert lines[0] == "vm0           running"
     for expected in (
@@ -148,6 +150,7 @@ def test_a_terminal_gets_one_aligned_screen():
         "                                        address spaces exist",
         "  mac         52:54:00:12:34:56",
         "  vlans       1-3 4094",
+        "  kept in     /var/lib/cvqd/vm0/state.log",
     ):
         assert expected in lines
 
@@ -161,6 +164,11 @@ def test_queues_of_different_places_have_lines_of_their_own():
 def test_a_state_that_is_not_certain_says_so():
     text = render({"state": status.state_status(TrackedState(MAC), uncertain=True)})
     assert "UNCERTAIN" in text.splitlines()[0]
+
+
+def test_a_state_that_no_restart_will_know_says_why():
+    text = render({"state_log": {"path": None, "reason": "/var/lib/cvqd/vm0: Permission denied"}})
+    assert text == "  kept        nowhere: /var/lib/cvqd/vm0: Permission denied"
 
 
 def test_steering_offloads_and_coalescing_are_shown_where_they_are_not_as_after_a_reset():
@@ -191,7 +199,9 @@ def test_long_lists_are_cut_to_keep_the_screen():
     assert "… 200 in all" in text
 
 
-@pytest.mark.parametrize("key", ["device", "frontend", "isolation", "state", "counters", "commands"])
+@pytest.mark.parametrize(
+    "key", ["device", "frontend", "isolation", "state", "state_log", "counters", "commands"]
+)
 def test_a_section_that_another_version_lacks_is_left_out(key: str):
     cut: dict[str, Any] = {**complete()}
     del cut[key]

@@ -36,6 +36,9 @@ MAX_BYTES: Final = 256 * 1024
 #: what takes effect without a restart: keys, each with all below it
 LIVE: Final = ("control_queue.deadline", "policy", "log.level")
 
+#: where state is kept if that is possible and nothing else was said
+DEFAULT_STATE: Final = "/var/lib/cvqd/{instance}"
+
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 
 
@@ -73,9 +76,9 @@ class ControlQueueConfig:
 
 @dataclass(frozen=True, slots=True)
 class StateConfig:
-    """Where tracked state is kept."""
+    """Where tracked state is kept; None where nobody said it."""
 
-    directory: str
+    directory: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,8 +250,9 @@ FILE: Final = Section(
             Field(
                 "directory",
                 scalars.path(),
-                "/var/lib/cvqd/{instance}",
-                "where tracked state will be kept; checked, not used yet",
+                None,
+                "where tracked state is kept for a restart; left out, only if the default can be used",
+                DEFAULT_STATE,
             ),
             doc="what the instance remembers",
         ),

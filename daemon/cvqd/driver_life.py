@@ -2,18 +2,20 @@
 
 A life ends with a reset by the driver, or shows its end at the next start:
 only a driver that starts over has rings that were never used.  A start within
-a life puts the tracked state back; the first start of one begins from what
-the device says of itself after a reset, and from what the site demands.
+a life puts the tracked state back, also one that another process kept; the
+first start of a life begins from what the device says of itself after a reset,
+and from what the site demands.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 from time import monotonic_ns
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from cvqd.core import config_space
 from cvqd.core.features import meant
+from cvqd.core.kept_state import KeptState
 from cvqd.core.ledger import Ledger
 from cvqd.core.restore import replay
 from cvqd.core.tracked import TrackedState
@@ -30,7 +32,12 @@ if TYPE_CHECKING:
     from cvqd.limits import Limits
     from cvqd.owned_device import OwnedDevice
     from cvqd.run import Run
+    from cvqd.state_log import StateKeeper
     from cvqd.wire.net_control import Command
+
+
+#: what a process says of the first driver it sees, if it knows of none before
+SERVICE_STARTED: Final = "the service started"
 
 
 class _Loaded(NamedTuple):
@@ -43,14 +50,16 @@ class _Loaded(NamedTuple):
 class DriverLife:
     """Tracked state and configuration space, from the guest's side of them."""
 
-    def __init__(self, device: OwnedDevice, limits: Limits, log: EventLog) -> None:
+    def __init__(self, device: OwnedDevice, limits: Limits, log: EventLog, kept: StateKeeper) -> None:
         self.limits = limits
         #: where the driver lives now
         self.device = device
         self._log = log
-        self.ledger = Ledger(self._reset_state())
-        self._own_mac = self.state.mac
-        self._begins: str | None = "the service started"
+        self.kept = kept
+        loaded = kept.loaded
+        self.ledger = Ledger(loaded.state if loaded else self._reset_state())
+        self._own_mac = loaded.mac if loaded else self.state.mac
+        self._begins: str | None = None if loaded else SERVICE_STARTED
         self._present = False
         #: whose state was loaded and is not in use yet
         self._loaded: _Loaded | None = None
@@ -85,6 +94,7 @@ class DriverLife:
         """Show the announce bit, unless the device does."""
         if not self.device.announces:
             self.ledger.raise_announce()
+            self.kept.compact(self.ledger)
 
     def left(self, reason: str | None = None) -> None:
         """Note that whoever reads the configuration next is a driver at its beginning.
@@ -96,6 +106,7 @@ class DriverLife:
         if reason is not None:
             self.unload(reason)
             self._begins = reason
+            self.kept.end()
 
     def load(self, state: TrackedState, features: int, how: str) -> None:
         """Go on, at the next start, from what another device was for a driver with these features.
@@ -107,6 +118,8 @@ class DriverLife:
         self._begins = None
         self._present = False
         self._loaded = _Loaded(features, how)
+        # what an earlier process kept is of another guest, or older
+        self.kept.end()
 
     def unload(self, reason: str, how: str | None = None) -> None:
         """Give up state that was loaded (``how``, or in any way), unless a driver uses it by now."""
@@ -126,10 +139,12 @@ class DriverLife:
         self.unload(reason)
         raise FrontendError("SET_FEATURES", reason)
 
-    def rings_are_initial(self) -> None:
+    def rings_are(self, *, initial: bool) -> None:
         """Note what the rings tell at a start."""
-        if self._loaded is None:
+        if initial and self._loaded is None:
             self._begins = self._begins or "every ring is initial"
+        elif self._begins == SERVICE_STARTED and not initial:
+            self._log.emit("state.unknown")
 
     def moved(self, device: OwnedDevice) -> None:
         """Note that the driver lives on another device; the address it began with stays the guest's own."""
@@ -151,6 +166,10 @@ class DriverLife:
         ``driven_pairs`` is how many queue pairs are to run where cvqd drives the control queue, else None.
         """
         word = run.plan.features
+        loaded = self.kept.loaded
+        if loaded is not None and loaded.guest_features != guest_features:
+            # virtio 1.3 §3.1.1: only a driver that begins negotiates
+            self._begins = self._begins or "the driver has other features than the one whose state was kept"
         if self._begins is not None:
             commands = self.limits.site.opening(meant(guest_features), word)
             state = self._reset_state(word)
@@ -169,6 +188,7 @@ class DriverLife:
             if driven_pairs is not None and driven_pairs != self.state.pairs and word & Feature.MQ.mask:
                 self.ledger = Ledger(self.state.after(VqPairsSet(driven_pairs)))
             await self.put_back(run, replay(self.state, word))
+        self.kept.begin(KeptState(word, guest_features, self._own_mac, self.state))
         if driven_pairs is not None:
             self._tell_driven(word)
 

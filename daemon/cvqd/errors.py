@@ -134,6 +134,28 @@ class ActivationError(SocketError):
     exit_code = 78
 
 
+class StateError(CvqdError):
+    """Tracked state cannot be kept in the configured place.
+
+    ``exit_code``: 75 where another process has it, 77 without permission, else 73.
+    """
+
+    def __init__(self, path: str, errno: int, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.path = path
+        self.errno = errno
+        self.reason = reason
+        self.exit_code = _STATE_EXITS.get(errno, 73)
+
+
+_STATE_EXITS = {
+    errno_names.EBUSY: 75,
+    errno_names.EACCES: 77,
+    errno_names.EPERM: 77,
+    errno_names.EROFS: 77,
+}
+
+
 class ConfigError(CvqdError):
     """The configuration is wrong; ``problems`` holds every finding.
 

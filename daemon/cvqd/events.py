@@ -142,6 +142,12 @@ _ALL: Final = (
         "the guest's filters do not arrive and the device receives for its own address and groups only",
         ("reason",),
     ),
+    Event(
+        "cvq.resumed",
+        "info",
+        "the control queue goes on where its last answer stands, not where the front-end says",
+        ("base", "said"),
+    ),
     Event("announce.raised", "info", "the guest is asked to announce itself", ("digest",)),
     Event(
         "cvq.command.received",
@@ -231,6 +237,42 @@ _ALL: Final = (
         "warning",
         "what the guest set before breaks these rules; it stays until the guest changes it or starts anew",
         ("rules", "digest"),
+    ),
+    Event(
+        "state.kept",
+        "info",
+        "what the guest is told from now on will be known to a restart",
+        ("path", "bytes"),
+    ),
+    Event(
+        "state.not_kept",
+        "warning",
+        "nothing will be known to a restart: no directory is configured and the default cannot be used",
+        ("path", "reason"),
+    ),
+    Event(
+        "state.loaded",
+        "info",
+        "another process kept this state; a guest that goes on will find it",
+        ("path", "commands", "digest"),
+    ),
+    Event("state.outdated", "info", "kept state is of no use any more", ("path", "reason")),
+    Event(
+        "state.refused",
+        "warning",
+        "kept state cannot be used and was put aside",
+        ("path", "reason", "kept_as"),
+    ),
+    Event(
+        "state.damaged",
+        "warning",
+        "kept state is whole only up to here; what a guest set later is lost",
+        ("path", "commands", "lost_bytes"),
+    ),
+    Event(
+        "state.unknown",
+        "warning",
+        "the guest's rings were in use before and nothing is known of what it had set",
     ),
     Event("state.reset", "info", "a new driver's life begins", ("reason", "digest")),
     Event(

@@ -47,6 +47,18 @@ class GuestRing:
             return self
         return replace(self, base=INITIAL_BASE)
 
+    def resumed(self, memory: AddressSpace, ring_format: RingFormat) -> GuestRing:
+        """The control queue's ring, where its last answer left it.
+
+        Between runs each popped command was answered, so the used index is where to go on, whatever its
+        front-end remembers: after a crash of ours it cannot know (QEMU's ``hw/virtio/vhost.c`` takes the
+        used index then, other front-ends the base of the last GET_VRING_BASE).  What was popped and not
+        answered is fetched again.
+        """
+        if ring_format.packed:
+            return self
+        return replace(self, base=used_index(memory, self.num, self.addresses, ring_format))
+
     def initial(self, memory: AddressSpace, ring_format: RingFormat) -> bool:
         """Whether the ring was never used; asked of a ``settled`` one."""
         if self.base != ring_format.initial_base:

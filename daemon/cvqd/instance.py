@@ -79,6 +79,7 @@ class Instance:
             "frontend": frontend_status(owner.features if backend.connected else None, backend.bridged),
             "isolation": isolation_status(owned.isolation),
             "state": state_status(owner.state, uncertain=owner.life.ledger.uncertain),
+            "state_log": {"path": owner.life.kept.path, "reason": owner.life.kept.reason},
             "counters": counters_status(self._journal, quarantined=owner.quarantined),
             "commands": commands_status(self._journal.recent),
         }

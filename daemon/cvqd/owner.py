@@ -23,6 +23,7 @@ from cvqd.guest_memory import GuestMemory
 from cvqd.recovery import Recovery
 from cvqd.relay import Relay
 from cvqd.run import Run
+from cvqd.state_log import NothingKept
 from cvqd.wire import net_config
 from cvqd.wire.net_control import VqPairsSet
 from cvqd.wire.ring_format import RingFormat
@@ -38,12 +39,20 @@ if TYPE_CHECKING:
     from cvqd.limits import Limits
     from cvqd.owned_device import OwnedDevice
     from cvqd.relay import CommandQueue
+    from cvqd.state_log import StateKeeper
 
 
 class Owner:
     """Owns the device it is given first; one task at a time may call its async methods."""
 
-    def __init__(self, device: OwnedDevice, limits: Limits, log: EventLog, journal: Journal) -> None:
+    def __init__(
+        self,
+        device: OwnedDevice,
+        limits: Limits,
+        log: EventLog,
+        journal: Journal,
+        kept: StateKeeper | None = None,
+    ) -> None:
         #: the device that the guest runs on, or will
         self.current = device
         #: the guest's features, without bit 30
@@ -53,7 +62,7 @@ class Owner:
         self._log = log
         self._journal = journal
         self.memory = GuestMemory(device, log)
-        self.life = DriverLife(device, limits, log)
+        self.life = DriverLife(device, limits, log, kept or NothingKept())
         self.recovery = Recovery()
         self._run: Run | None = None
         #: eventfd for configuration interrupts, -1 while nobody takes them
@@ -154,12 +163,15 @@ class Owner:
         self.life.check_features(self.features)
         ring_format = RingFormat.of(self.features)
         data = [ring.settled(self.memory.space, ring_format) for ring in data]
-        control = control and control.settled(self.memory.space, ring_format)
+        control = control and self._resumed(control, ring_format)
         rings = [*data, *([control] if control else [])]
         # only a driver that starts over shows rings that were never used
-        if all(ring.initial(self.memory.space, ring_format) for ring in rings):
-            self.life.rings_are_initial()
+        self.life.rings_are(initial=all(ring.initial(self.memory.space, ring_format) for ring in rings))
+        goes_on = self.life.kept.loaded is not None
         run = await self._launch(data, control, pairs, nursery)
+        if goes_on:
+            # the process before may have published an answer and then been killed before it called
+            run.call_guest()
         self._log.emit(
             "device.started",
             features=feature_names(run.plan.features),
@@ -299,6 +311,13 @@ class Owner:
 
     # steps
 
+    def _resumed(self, control: GuestRing, ring_format: RingFormat) -> GuestRing:
+        said = control.settled(self.memory.space, ring_format)
+        found = said.resumed(self.memory.space, ring_format)
+        if found.base != said.base:
+            self._log.emit("cvq.resumed", base=found.base, said=said.base)
+        return found
+
     def _relay(self, run: Run, guest: CommandQueue, shadow: ShadowQueue) -> Relay:
         return Relay(
             guest=guest,
@@ -312,6 +331,7 @@ class Owner:
             call_guest=run.call_guest,
             site=self.life.site,
             suspect=self.recovery.suspect,
+            kept=self.life.kept,
         )
 
     def _policy(self, run: Run) -> Policy:

@@ -3,6 +3,7 @@
     guest kick --> fetch: pop, decode
                    forward: judge --> refused, answered here, or submitted; one device kick
     device call -> collect: reap, or the deadline passed; tracked state follows
+                   commit: what was acknowledged is kept for a restart, by one store
                    answer: in the guest's order; one guest call
                    tell: count and log, now that nobody waits
 
@@ -26,6 +27,7 @@ from cvqd.core.policy import Route
 from cvqd.core.site_policy import EVERYTHING
 from cvqd.errors import GuestError
 from cvqd.journal import Pending
+from cvqd.state_log import NothingKept
 from cvqd.tables import Tables, promiscuous
 from cvqd.wire.net_control import ACK, ERR, OK, Command, MacTableSet, decode
 
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from cvqd.core.site_policy import SitePolicy
     from cvqd.host.doorbell import DoorbellSet
     from cvqd.journal import Journal
+    from cvqd.state_log import StateKeeper
 
 #: seconds without a doorbell after which log lines are written though the guest waits for its device
 SILENCE: Final = 0.001
@@ -78,12 +81,14 @@ class Relay:
         call_guest: Callable[[], None],
         site: SitePolicy = EVERYTHING,
         suspect: Callable[[], None] = lambda: None,
+        kept: StateKeeper | None = None,
     ) -> None:
         self.site = site
         self.deadline = deadline
         self._guest = guest
         self._shadow = shadow
         self._ledger = ledger
+        self._kept = kept or NothingKept()
         self._policy = policy
         self._journal = journal
         self._max_command = max_command
@@ -112,6 +117,8 @@ class Relay:
             until = self._next_deadline()
             if until is None or silent:
                 self._journal.tell(doorbells.rang)
+                if until is None:
+                    self._kept.tidy(self._ledger)
             else:
                 # somebody waits: what there is to tell can wait too, but not for a whole deadline
                 until = min(until, now + SILENCE)
@@ -148,6 +155,7 @@ class Relay:
         # answers first: a command may be waiting for them, and nothing would ring for it again
         self._collect(now)
         self._forward(now)
+        self._kept.commit(self._ledger)
         self._answer()
         return full and len(self._open) < self._shadow.slots
 
@@ -208,6 +216,8 @@ class Relay:
             pending.refuse(refusal)
             return True
         if route is Route.LOCAL:
+            if not self._kept.reserve(len(pending.data), self._ledger):
+                return False
             pending.ack = OK
             pending.state = self._ledger.local(command)
             return True
@@ -215,7 +225,8 @@ class Relay:
         if answer > ACK:
             answer = min(answer, pending.chain.writable_length)
             data = self._policy.for_device(command, data)
-        if not self._shadow.takes(len(data)):
+        # a log with room now lets nothing come between the device's ack and the guest's
+        if not self._shadow.takes(len(data)) or not self._kept.reserve(len(data), self._ledger):
             return False
         self._submit(pending.id, pending, data, answer)
         if table:

@@ -30,6 +30,7 @@ from cvqd.owner import Owner
 from cvqd.rehearsal import Rehearsals
 from cvqd.reload import Reloader
 from cvqd.signals import await_end, ending, report
+from cvqd.state_log import keep_state
 from cvqd.status import ProbeReport, device_status, probe_report
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from cvqd.events import EventLog
     from cvqd.instance import FollowedLog
     from cvqd.reload import LeveledLog
+    from cvqd.state_log import StateKeeper
 
     class ServiceLog(LeveledLog, FollowedLog, DeviceLog, Protocol):
         """What a service asks of its log."""
@@ -52,14 +54,15 @@ async def run(config: Config, *, file: str, socket_path: str | None, fd: int | N
     """Own the configured device and serve front-ends until SIGTERM or SIGINT; SIGHUP reads ``file`` again.
 
     ``socket_path`` and ``fd`` (listening or connected) take the place of the configured socket, and so do
-    sockets of the service manager's.  CvqdError where the device or a socket cannot be had.
+    sockets of the service manager's.  CvqdError where the device, a socket or the state's directory cannot
+    be had.
     """
     notifier = Notifier.from_environment(os.environ, log)
-    with closing(notifier), ending() as signals:
+    with closing(notifier), ending() as signals, closing(keep_state(config, log)) as kept:
         configs = {OWN_DEVICE: config.device, **config.targets}
         async with Devices.opened(configs, log) as devices, trio.open_nursery() as nursery:
             journal = Journal(log)
-            owner = await take(await devices.open(OWN_DEVICE), limits(config), log, journal)
+            owner = await take(await devices.open(OWN_DEVICE), limits(config), log, journal, kept)
             backend = Backend(owner, log, nursery, offers_inband=config.frontend.inband)
 
             instance = Instance(config.instance, owner, backend, journal, log)
@@ -107,9 +110,11 @@ async def probe(config: DeviceConfig, log: DeviceLog) -> ProbeReport:
         return probe_report(shown, owner.current.isolation)
 
 
-async def take(device: VdpaDevice, limits: Limits, log: EventLog, journal: Journal) -> Owner:
+async def take(
+    device: VdpaDevice, limits: Limits, log: EventLog, journal: Journal, kept: StateKeeper | None = None
+) -> Owner:
     """Inspect a device and judge it before anybody connects; DeviceError, IsolationError."""
-    owner = Owner(await OwnedDevice.take(device, limits, log), limits, log, journal)
+    owner = Owner(await OwnedDevice.take(device, limits, log), limits, log, journal, kept)
     owner.check_site()
     return owner
 

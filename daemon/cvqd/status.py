@@ -122,6 +122,13 @@ class StateStatus(TypedDict):
     uncertain: bool
 
 
+class StateLogStatus(TypedDict):
+    """The file that a restart reads, or None and why there is none."""
+
+    path: str | None
+    reason: str
+
+
 class CommandStatus(TypedDict):
     """One of the last commands; ``outcome`` is ok, err, refused, malformed or expired, times in µs."""
 
@@ -158,6 +165,7 @@ class Status(TypedDict):
     frontend: FrontendStatus
     isolation: IsolationStatus
     state: StateStatus
+    state_log: StateLogStatus
     counters: CountersStatus
     commands: list[CommandStatus]
 

@@ -54,6 +54,7 @@ def render(status: Mapping[str, Any], width: int = 80, colour: Paint = PLAIN) ->
         ("frontend", partial(_frontend, offered)),
         ("isolation", _isolation),
         ("state", _state),
+        ("state_log", _state_log),
         ("counters", _counters),
         ("commands", _commands),
     )
@@ -173,6 +174,13 @@ def _state(state: Mapping[str, Any], width: int) -> Iterator[str]:
     yield from _steering(state.get("steering", {}), width)
     yield from _wrapped("offloads", state.get("offloads", ()), width)
     yield from _wrapped("coalescing", _coalescing(state.get("coalescing", {})), width)
+
+
+def _state_log(state_log: Mapping[str, Any], width: int) -> Iterator[str]:
+    if state_log.get("path"):
+        yield _row("kept in", state_log["path"], 2)
+    else:
+        yield from _hanging(_row("kept", "", 2), f"nowhere: {state_log.get('reason', '')}", width)
 
 
 def _steering(steering: Mapping[str, Any], width: int) -> Iterator[str]:

@@ -41,14 +41,38 @@ class Ledger:
         self._ahead = 0
         self._expired: set[int] = set()
         self._lost = False
+        self._last = 0
+        self._fresh: list[tuple[int, Change]] = []
 
     @property
     def uncertain(self) -> bool:
         """Whether the device may have executed a command whose answer is unknown."""
         return self._lost or bool(self._expired)
 
+    @property
+    def settled(self) -> TrackedState:
+        """State as far as nothing unanswered precedes it; ``ahead`` makes ``state`` of it."""
+        return self._settled
+
+    def ahead(self) -> list[tuple[int, Change]]:
+        """Acknowledged commands behind one without an answer, with their ids."""
+        return [(id_, entry.command) for id_, entry in self._entries.items() if entry.acked]
+
+    def unanswered(self) -> list[Change]:
+        """Commands that the device has, expired ones included."""
+        return [entry.command for entry in self._entries.values() if not entry.settled]
+
+    def take_fresh(self) -> list[tuple[int, Change]]:
+        """What moved the state since the last call: id, command.
+
+        An id says where the command belongs in the order of submission, which is not that of answers.
+        """
+        fresh, self._fresh = self._fresh, []
+        return fresh
+
     def submitted(self, command_id: int, command: Command) -> None:
         """Note that the device has the command."""
+        self._last = command_id
         self._entries[command_id] = _Entry(command)
         if len(self._entries) > self.DEPTH:
             self.lost(next(iter(self._entries)))
@@ -74,6 +98,8 @@ class Ledger:
         if entry is None or entry.settled:
             return None
         entry.settled, entry.acked = True, acked
+        if acked:
+            self._fresh.append((command_id, entry.command))
         self._ahead += 1
         self._expired.discard(command_id)
         before = self.state
@@ -94,6 +120,7 @@ class Ledger:
     def local(self, command: Command) -> TrackedState | None:
         """Apply a command that the daemon answers itself; the new state if it changed."""
         before = self.state
+        self._fresh.append((self._last, command))
         self._settled = self._settled.after(command)
         self.state = before.after(command)
         return self._changed(before)

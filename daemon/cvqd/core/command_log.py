@@ -1,0 +1,102 @@
+"""Commands appended to a state log that lies in memory.
+
+``append`` prepares, ``commit`` makes it count with one store of the tail,
+``rewrite`` puts a shorter telling of the same into the other half and switches
+to it with one store of the generation.  Whoever reads the memory between any
+two of these steps finds a whole log, the older or the newer one.  The process
+may be killed there; the memory is a file's, and stays.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cvqd.wire.state_log import (
+    HALF_HEADER,
+    Kind,
+    LogError,
+    Scan,
+    encode_record,
+    generation_and_tail,
+    half_at,
+    record_size,
+    scan,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from cvqd.wire.state_log import Record
+
+#: more rewrites than any process can make
+_MOST = 1 << 62
+#: places of a half's two words
+_GENERATION, _TAIL = 0, 1
+
+
+class CommandLog:
+    """A log with a sound header in ``memory``; nobody else writes there.
+
+    x86-64 keeps stores in order, and so does a kill: what a later process finds is what was
+    stored, in the order of storing.  No fence is needed for one that reads after the other's end.
+    """
+
+    def __init__(self, memory: memoryview) -> None:
+        halves = half_at(memory, 0), half_at(memory, 1)
+        self._generation, self._current = max(
+            (generation_and_tail(half)[0], number) for number, half in enumerate(halves)
+        )
+        if self._generation > _MOST:
+            raise LogError(f"its generation is {self._generation}")
+        self._halves = halves
+        # words of eight bytes: whatever publishes is one store
+        self._words = tuple(half[:HALF_HEADER].cast("Q") for half in halves)
+        self._end = HALF_HEADER + self._words[self._current][_TAIL]
+        self._committed = self._end
+
+    @property
+    def free(self) -> int:
+        """Bytes that can still be appended."""
+        return len(self._halves[0]) - self._end
+
+    @property
+    def used(self) -> int:
+        """Bytes of records, committed or not."""
+        return self._end - HALF_HEADER
+
+    def read(self) -> Scan:
+        """What the half in force says."""
+        return scan(self._halves[self._current])
+
+    def append(self, kind: Kind, sequence: int, data: bytes) -> None:
+        """Put a record behind the others, for ``commit``; there must be room."""
+        self._put(self._halves[self._current], encode_record(kind, sequence, data))
+
+    def commit(self) -> None:
+        """Let everything appended count."""
+        if self._committed != self._end:
+            self._words[self._current][_TAIL] = self._end - HALF_HEADER
+            self._committed = self._end
+
+    def rewrite(self, records: Iterable[Record]) -> bool:
+        """Let these records, and nothing else, count; False and no change where they do not fit."""
+        records = list(records)
+        if HALF_HEADER + sum(record_size(len(record.data)) for record in records) > len(self._halves[0]):
+            return False
+        other = 1 - self._current
+        words = self._words[other]
+        words[_GENERATION] = 0
+        self._end = HALF_HEADER
+        for record in records:
+            self._put(self._halves[other], encode_record(*record))
+        words[_TAIL] = self._end - HALF_HEADER
+        self._committed = self._end
+        self._generation += 1
+        words[_GENERATION] = self._generation
+        self._current = other
+        return True
+
+    def _put(self, half: memoryview, record: bytes) -> None:
+        end = self._end + len(record)
+        half[self._end : end] = record
+        self._end = end

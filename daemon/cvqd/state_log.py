@@ -1,0 +1,265 @@
+"""What a restart will know: each acknowledged command is in the state log before the guest sees its ack.
+
+``StateLog`` is what relay and driver's life see of it.  A log that is full is
+compacted before a command goes to the device, never between the device's
+acknowledgement and the guest's; mostly that has happened before, while nobody
+waited.  ``NothingKept`` stands in its place where no state is kept.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, Protocol
+
+from cvqd.config import DEFAULT_STATE
+from cvqd.config_device import label
+from cvqd.core.command_log import CommandLog
+from cvqd.core.kept_state import KeptState, fold
+from cvqd.core.tracked import TableKept
+from cvqd.errors import StateError
+from cvqd.host.state_file import StateFile, boot_id
+from cvqd.wire.net_control import CoalVqGet, StatsGet, StatsQuery
+from cvqd.wire.state_log import (
+    HALF_HEADER,
+    HEADER_SIZE,
+    Header,
+    Kind,
+    LogError,
+    OutdatedLogError,
+    Record,
+    record_size,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from cvqd.config import Config
+    from cvqd.core.ledger import Ledger
+    from cvqd.core.tracked import Change
+    from cvqd.events import EventLog
+
+#: bytes of a half for what comes after its base
+_APPENDED: Final = 256 << 10
+#: a base at its longest, without address tables and steering: 4096 VLANs, and the coalescing of the 254
+#: data rings that a vhost-user front-end can name (ring numbers have 8 bits), with room for all the rest
+_BASE: Final = 4096 * record_size(4) + 254 * record_size(12) + 4096
+
+
+#: bytes for what cvqd itself has to say between two commands
+_SLACK: Final = 256
+#: commands that leave everything as it is
+_QUESTIONS: Final = (CoalVqGet, StatsGet, StatsQuery)
+
+
+class StateKeeper(Protocol):
+    """How a driver's life and a relay use the log."""
+
+    path: str | None
+    reason: str
+
+    @property
+    def loaded(self) -> KeptState | None:
+        """What another process left, until the first life of this one begins."""
+
+    def begin(self, life: KeptState) -> None:
+        """Keep this from now on: a device has been given the state of a driver's life."""
+
+    def end(self) -> None:
+        """Note that the life is over: no start may go on from it."""
+
+    def reserve(self, length: int, ledger: Ledger) -> bool:
+        """Make sure of room for a command of so many bytes; False if it has to wait for answers."""
+
+    def commit(self, ledger: Ledger) -> None:
+        """Keep what moved the state since the last call."""
+
+    def tidy(self, ledger: Ledger) -> None:
+        """Compact a log that has grown, if it is worth it; for a moment when nobody waits."""
+
+    def compact(self, ledger: Ledger) -> None:
+        """Keep what no command says."""
+
+
+class NothingKept:
+    """No state is kept; ``reason`` says why."""
+
+    loaded: KeptState | None = None
+    path: str | None = None
+
+    def __init__(self, reason: str = "nobody asked for it") -> None:
+        self.reason = reason
+
+    def begin(self, life: KeptState) -> None:
+        """Nothing."""
+
+    def end(self) -> None:
+        """Nothing."""
+
+    def reserve(self, length: int, ledger: Ledger) -> bool:  # noqa: ARG002 -- there is always room
+        """Always."""
+        return True
+
+    def commit(self, ledger: Ledger) -> None:
+        """Forget it."""
+        ledger.take_fresh()
+
+    def tidy(self, ledger: Ledger) -> None:
+        """Nothing."""
+
+    def compact(self, ledger: Ledger) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
+class StateLog:
+    """The log of one instance in ``directory``.  Made by ``open``."""
+
+    reason = ""
+
+    def __init__(self, file: StateFile, log: CommandLog, loaded: KeptState | None) -> None:
+        self.loaded = loaded
+        self.path: str | None = file.path
+        self._file = file
+        self._log = log
+        self._life = loaded
+        #: at least as much as unanswered commands will take
+        self._reserved = 0
+        self._base = log.used
+
+    @classmethod
+    def open(
+        cls, directory: str, log: EventLog, *, device: str, devices: Collection[str], max_command: int
+    ) -> StateLog:
+        """Take the directory, read what an earlier process left there; StateError where it cannot be used.
+
+        ``device`` is ours; a log of any of ``devices`` (what the guest may have been moved to) is too.
+        """
+        file = StateFile(directory)
+        try:
+            half = _round_up(HALF_HEADER + _BASE + 2 * record_size(max_command) + _APPENDED)
+            header = Header(boot_id(), device, half)
+            found = file.read()
+            loaded = _read(file, found, header, devices, log) if found is not None else None
+            # made anew also where the old one would do: what it holds stays until the new one holds it too
+            memory = file.create(header.size)
+            encoded = header.encode()
+            memory[: len(encoded)] = encoded
+            commands = CommandLog(memory)
+            commands.rewrite(loaded.base() if loaded is not None else [Record(Kind.ENDED, 0, b"")])
+            file.install()
+        except BaseException:
+            file.close()
+            raise
+        log.emit("state.kept", path=file.path, bytes=header.size)
+        return cls(file, commands, loaded)
+
+    def begin(self, life: KeptState) -> None:
+        """Keep this from now on."""
+        self.loaded = None
+        self._life = life
+        self._reserved = 0
+        self._rewrite(life.base())
+
+    def end(self) -> None:
+        """Note that the life is over."""
+        self.loaded = self._life = None
+        self._rewrite([Record(Kind.ENDED, 0, b"")])
+
+    def reserve(self, length: int, ledger: Ledger) -> bool:
+        """Make sure of room for a command of so many bytes."""
+        need = record_size(length)
+        if self._log.free < _SLACK + self._reserved + need:
+            # what was answered, with OK or an error, needs no reservation any more
+            self._reserved = sum(record_size(len(_bytes(change))) for change in ledger.unanswered())
+            self.compact(ledger)
+            if self._log.free < _SLACK + self._reserved + need:
+                return False
+        self._reserved += need
+        return True
+
+    def commit(self, ledger: Ledger) -> None:
+        """Keep what moved the state since the last call: one store, however many commands."""
+        fresh = ledger.take_fresh()
+        if not fresh:
+            return
+        for id_, change in fresh:
+            if not isinstance(change, _QUESTIONS):
+                self._log.append(Kind.COMMAND, id_, _bytes(change))
+        self._log.commit()
+
+    def tidy(self, ledger: Ledger) -> None:
+        """Compact a log of which half the room for appending is used."""
+        if self._log.used - self._base > _APPENDED // 2:
+            self.compact(ledger)
+
+    def compact(self, ledger: Ledger) -> None:
+        """Say the same in fewer records: what commands led to instead of each of them."""
+        if self._life is None:
+            return
+        ledger.take_fresh()
+        # an expired command may still turn out to have come before these
+        ahead = [Record(Kind.COMMAND, id_, _bytes(change)) for id_, change in ledger.ahead()]
+        self._rewrite(self._life._replace(state=ledger.settled).base() + ahead)
+
+    def close(self) -> None:
+        """Let the next process have the directory; nothing can be kept any more."""
+        self._file.close()
+        # what views the file keeps it open
+        del self._log
+
+    def _rewrite(self, records: list[Record]) -> None:
+        self._log.rewrite(records)
+        self._base = self._log.used
+
+
+def keep_state(config: Config, log: EventLog) -> StateLog | NothingKept:
+    """The state log of an instance; StateError where a directory that was asked for cannot be used."""
+    directory = config.state.directory or DEFAULT_STATE.format(instance=config.instance)
+    try:
+        return StateLog.open(
+            directory,
+            log,
+            device=label(config.device),
+            devices={label(device) for device in (config.device, *config.targets.values())},
+            max_command=config.control_queue.max_command,
+        )
+    except StateError as error:
+        if config.state.directory is not None:
+            raise
+        log.emit("state.not_kept", path=error.path, reason=error.reason)
+        return NothingKept(str(error))
+
+
+def _bytes(change: Change) -> bytes:
+    # whether one device took a table is no part of what the guest was told
+    return change.table.encode() if isinstance(change, TableKept) else change.encode()
+
+
+def _read(
+    file: StateFile, found: bytes, own: Header, devices: Collection[str], log: EventLog
+) -> KeptState | None:
+    """The life that a file tells, None where it tells none that is ours to go on with."""
+    try:
+        header = Header.decode(found)
+        if header.boot_id != own.boot_id:
+            raise OutdatedLogError("it is of an earlier boot, which no guest outlived")
+        if header.device not in devices:
+            raise LogError(f"it is of another device, {header.device}")
+        scan = CommandLog(memoryview(bytearray(found))).read()
+        life = fold(scan.records)
+    except OutdatedLogError as error:
+        log.emit("state.outdated", path=file.path, reason=str(error))
+        return None
+    except LogError as error:
+        log.emit("state.refused", path=file.path, reason=str(error), kept_as=file.set_aside())
+        return None
+    if scan.lost:
+        log.emit("state.damaged", path=file.path, commands=len(scan.records), lost_bytes=scan.lost)
+    if life is not None:
+        log.emit("state.loaded", path=file.path, commands=len(scan.records), digest=life.state.digest())
+    return life
+
+
+def _round_up(size: int) -> int:
+    return -(-size // HEADER_SIZE) * HEADER_SIZE

@@ -1,0 +1,157 @@
+"""The state log as bytes: what one process leaves so that the next knows what its guest was told.
+
+One page of header, then two halves of equal size.  A half is a generation
+(u64), a tail (u64: bytes of records) and records.  The half with the higher
+generation is in force.  Records behind its tail do not exist yet; the other
+half is where the next base is written, and its generation is stored last.
+So each step from one valid log to the next is a single store of eight bytes.
+
+A record is a checksum, a word with its kind and its length, a sequence number
+and its data, padded to eight bytes.  Little-endian throughout, as the rings are.
+
+What is read here may be anything: a file of another version, of another boot,
+cut short, or damaged.  ``Header.decode`` refuses with a reason, ``scan`` ends at
+the first record that is not whole.
+"""
+
+from __future__ import annotations
+
+import enum
+import struct
+from typing import Final, NamedTuple
+from zlib import crc32
+
+MAGIC: Final = b"cvqd-log"
+VERSION: Final = 1
+
+#: bytes before the first half
+HEADER_SIZE: Final = 4096
+#: bytes of a half before its records: generation, tail
+HALF_HEADER: Final = 16
+#: what a device is called may be a path
+MAX_NAME: Final = 512
+#: bytes; commands of 16 MiB, twice in each half, stay well below it
+MAX_LOG: Final = 256 << 20
+
+_HEADER: Final = struct.Struct("<8sIHH16sQ")
+_CHECKSUM: Final = struct.Struct("<I")
+_HALF: Final = struct.Struct("<QQ")
+_RECORD: Final = struct.Struct("<IIQ")
+_COVERED: Final = struct.Struct("<IQ")
+_KIND_SHIFT: Final = 28
+_LENGTH: Final = (1 << _KIND_SHIFT) - 1
+
+
+class LogError(ValueError):
+    """The bytes are no log that can be used; the text says why."""
+
+
+class OutdatedLogError(LogError):
+    """A sound log of an earlier boot."""
+
+
+class Kind(enum.IntEnum):
+    """What a record says."""
+
+    #: a driver's life as far as no command tells it; the first record of every base
+    LIFE = 1
+    #: a control command that the device acknowledged
+    COMMAND = 2
+    #: the driver reset its device: what stands before is over
+    ENDED = 3
+
+
+class Record(NamedTuple):
+    """``sequence`` orders commands as they were submitted; those of a base have 0."""
+
+    kind: int
+    sequence: int
+    data: bytes
+
+
+class Header(NamedTuple):
+    """Whose log it is: 16 bytes of boot id, the device's name; ``half`` in bytes."""
+
+    boot_id: bytes
+    device: str
+    half: int
+
+    @property
+    def size(self) -> int:
+        """Bytes of the whole log."""
+        return HEADER_SIZE + 2 * self.half
+
+    def encode(self) -> bytes:
+        """First bytes of a log, at most ``HEADER_SIZE``."""
+        name = self.device.encode()[:MAX_NAME]
+        body = _HEADER.pack(MAGIC, 0, VERSION, len(name), self.boot_id, self.half)[12:] + name
+        return MAGIC + _CHECKSUM.pack(crc32(body)) + body
+
+    @classmethod
+    def decode(cls, log: bytes | memoryview) -> Header:
+        """Header of a log of which all bytes are given; LogError if it is none of this version."""
+        if len(log) < HEADER_SIZE:
+            raise LogError(f"{len(log)} bytes are no log")
+        magic, checksum, version, length, boot_id, half = _HEADER.unpack_from(log)
+        if magic != MAGIC:
+            raise LogError("it does not begin as a log does")
+        if version != VERSION:
+            raise LogError(f"version {version} is not {VERSION}")
+        body = bytes(log[12 : _HEADER.size + length])
+        if length > MAX_NAME or crc32(body) != checksum:
+            raise LogError("its header is damaged")
+        header = cls(boot_id, body[_HEADER.size - 12 :].decode(errors="replace"), half)
+        if half % 8 or half <= HALF_HEADER or len(log) != header.size:
+            raise LogError(f"{len(log)} bytes, not the {header.size} that its header says")
+        return header
+
+
+def half_at(log: memoryview, number: int) -> memoryview:
+    """Bytes of half 0 or 1 of a log with a sound header."""
+    size = (len(log) - HEADER_SIZE) // 2
+    begin = HEADER_SIZE + number * size
+    return log[begin : begin + size]
+
+
+def generation_and_tail(half: memoryview) -> tuple[int, int]:
+    """As they stand; a half that was never used has generation 0."""
+    generation, tail = _HALF.unpack_from(half)
+    return generation, tail
+
+
+def record_size(length: int) -> int:
+    """Bytes that a record with ``length`` bytes of data takes."""
+    return _RECORD.size + (length + 7 & ~7)
+
+
+def encode_record(kind: int, sequence: int, data: bytes) -> bytes:
+    """One record, padded."""
+    word = kind << _KIND_SHIFT | len(data)
+    checksum = crc32(data, crc32(_COVERED.pack(word, sequence)))
+    return _RECORD.pack(checksum, word, sequence) + data + bytes(-len(data) % 8)
+
+
+class Scan(NamedTuple):
+    """Records up to the first bad one, and how many bytes up to the tail are lost with it."""
+
+    records: list[Record]
+    lost: int
+
+
+def scan(half: memoryview) -> Scan:
+    """Everything that a half says."""
+    _, tail = generation_and_tail(half)
+    end = min(HALF_HEADER + tail, len(half))
+    at = HALF_HEADER
+    records: list[Record] = []
+    while at + _RECORD.size <= end:
+        checksum, word, sequence = _RECORD.unpack_from(half, at)
+        length = word & _LENGTH
+        if at + record_size(length) > end:
+            break
+        data = bytes(half[at + _RECORD.size : at + _RECORD.size + length])
+        if crc32(data, crc32(_COVERED.pack(word, sequence))) != checksum:
+            break
+        records.append(Record(word >> _KIND_SHIFT, sequence, data))
+        at += record_size(length)
+    return Scan(records, HALF_HEADER + tail - at)
