@@ -14,7 +14,7 @@ from cvqd.testing.uml import UmlGuest
 from cvqd.wire.virtio import Feature, feature_names, mask_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
 OWN = "52:54:00:12:34:56"
 NEW = "52:54:00:c0:ff:ee"
@@ -36,6 +36,15 @@ async def linked(
 
 async def state(daemon: DaemonProcess) -> dict[str, Any]:
     return (await daemon.status())["state"]
+
+
+async def becomes(daemon: DaemonProcess, holds: Callable[[dict[str, Any]], bool]) -> None:
+    """Wait for a state: since 6.12 Linux sets receive modes from a work queue, behind what causes them."""
+    while True:
+        mark = len(daemon.events)
+        if holds(await state(daemon)):
+            return
+        await daemon.event("state.changed", after=mark)
 
 
 def without(*missing: Feature) -> list[str]:

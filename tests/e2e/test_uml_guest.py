@@ -10,7 +10,7 @@ import trio
 
 from cvqd.testing.uml import UmlGuest
 from cvqd.wire.virtio import Feature
-from uml_link import NEW, OWN, acks, carried, frames, linked, state, without
+from uml_link import NEW, OWN, acks, becomes, carried, frames, linked, state, without
 
 pytestmark = pytest.mark.guest
 
@@ -77,25 +77,28 @@ async def test_vlans_receive_modes_and_address_tables_follow_the_guest(tmp_path:
 
         group, other = "01:00:5e:7f:00:01", "01:00:5e:7f:00:02"
         await guest.check(f"ip maddr add {group} dev eth0")
-        assert group in (await state(daemon))["mac_table"]["multicast"]
+        await becomes(daemon, lambda now: group in now["mac_table"]["multicast"])
         assert await frames(guest, group, other) == {group: "back", other: "lost"}
         await guest.check("ip link set eth0 allmulticast on")
-        assert (await state(daemon))["rx"]["allmulti"] is True
+        await becomes(daemon, lambda now: now["rx"]["allmulti"] is True)
         assert await frames(guest, other, NEW) == {other: "back", NEW: "lost"}
         await guest.check("ip link set eth0 allmulticast off")
+        await becomes(daemon, lambda now: now["rx"]["allmulti"] is False)
 
         await guest.check(
             f"ip link add link eth0 name mac1 address {NEW} type macvlan && ip link set mac1 up"
         )
-        assert NEW in (await state(daemon))["mac_table"]["unicast"]
+        await becomes(daemon, lambda now: NEW in now["mac_table"]["unicast"])
         assert await frames(guest, NEW) == {NEW: "back"}
         await guest.check("ip link delete mac1")
+        await becomes(daemon, lambda now: NEW not in now["mac_table"]["unicast"])
         assert await frames(guest, NEW) == {NEW: "lost"}
 
         await guest.check("ip link set eth0 promisc on")
-        assert (await state(daemon))["rx"]["promisc"] is True
+        await becomes(daemon, lambda now: now["rx"]["promisc"] is True)
         assert await frames(guest, NEW) == {NEW: "back"}
         await guest.check("ip link set eth0 promisc off")
+        await becomes(daemon, lambda now: now["rx"]["promisc"] is False)
         assert await frames(guest, NEW) == {NEW: "lost"}
 
 
