@@ -58,8 +58,7 @@ class Daemon:
 
     def emit(self, event: str, **fields: Any) -> str:
         """One line, now."""
-        if event in CATALOGUE:
-            check_event(event, fields)
+        check_event(event, fields)
         self.seq += 1
         seconds, us = divmod(self.host.wall_us, 1_000_000)
         line = to_json(
@@ -71,7 +70,7 @@ class Daemon:
                 "run_id": self.run_id,
                 "instance": self.instance,
                 "device": self.device,
-                "level": CATALOGUE[event].level if event in CATALOGUE else "info",
+                "level": CATALOGUE[event].level,
                 "event": event,
                 **fields,
             }
@@ -173,7 +172,7 @@ def rehearsed(times: int = 100, *, seed: int = 7) -> Daemon:
             daemon.host.passes(roll.randrange(300, 9_000))
             daemon.command(roll.choice(COMMANDS), took_us=roll.randrange(80, 300))
     daemon.emit(
-        "rehearsal.finished", rehearsal="r1", moves=times, failed=0, blackout_us=longest, verdict="well"
+        "rehearsal.finished", rehearsal="r1", moves=times, failed=0, blackout_us=longest, verdict="passed"
     )
     daemon.stopped()
     return daemon
@@ -202,9 +201,9 @@ def migrated(
     passes(500)
     source.emit("device.stopped", how="suspend", reason="the front-end stopped the rings")
     passes(400)
-    source.emit("snapshot.saved", digest=digests[0], bytes=4096, how="device-state")
+    source.emit("snapshot.saved", digest=digests[0], bytes=4096, how="front-end")
     passes(2_000)
-    target.emit("snapshot.loaded", digest=digests[0], bytes=4096, how="device-state")
+    target.emit("snapshot.loaded", digest=digests[0], bytes=4096, how="front-end")
     passes(1_500)
     target.emit("state.replayed", commands=19, digest=digests[1], elapsed_us=600)
     passes(300)

@@ -6,6 +6,7 @@ import json
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
+from cvqd.migration import Migration
 from cvqd.simulator.spec import SimulatorSpec
 from cvqd.wire.net_control import (
     Coalescing,
@@ -21,6 +22,8 @@ from rig import BROADCAST, MAC_A, MAC_B, Guest, Rig, frame
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
+
+    import pytest
 
 HOME = bytes.fromhex("525400127601")
 ELSEWHERE = bytes.fromhex("525400127602")
@@ -63,6 +66,32 @@ async def well(guest: Guest) -> None:
     guest.driver.fill(0)
     assert await guest.echo(frame(mac, b"to myself"))
     assert await guest.echo(frame(BROADCAST, b"to all"))
+
+
+async def test_what_a_guest_changes_while_the_target_is_prepared_goes_along(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with two(tmp_path) as (rig, guest):
+        prepare = Migration._prepare
+
+        async def with_a_busy_guest(*arguments: Any) -> None:
+            await prepare(*arguments)
+            assert await guest.command(VlanAdd(9).encode()) == 0
+
+        monkeypatch.setattr(Migration, "_prepare", with_a_busy_guest)
+        (move,) = (await rehearse(rig))["moves"]
+        assert move["digest_before"] == move["digest_after"] == rig.owner.state.digest()
+        assert rig.log.of("switchover.started")[0]["digest"] != move["digest_before"]
+        assert rig.device.net.control.state.vlans == {9}
+
+
+async def test_the_log_says_what_runs_on_the_target(tmp_path: Path) -> None:
+    async with two(tmp_path) as (rig, _):
+        (before,) = rig.log.of("device.started")
+        await rehearse(rig)
+        after = rig.log.of("device.started")[1]
+        assert (after["rings"], after["pairs"]) == (before["rings"], before["pairs"])
+        assert rig.log.names()[-3:] == ["device.started", "switchover.finished", "rehearsal.finished"]
 
 
 async def test_a_guest_takes_everything_along(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from errno import EIO
+from time import monotonic_ns
 from typing import TYPE_CHECKING
 
 import trio
@@ -67,8 +68,9 @@ class Migration:
                 await self._prepare(run, target)
             # half a move is no place to be cancelled at
             with trio.CancelScope(shield=True):
-                await self._hand_over(run, target, move)
+                begun = await self._hand_over(run, target, move)
             self._devices.moved(target)
+            owner.tell_started(begun)
         except CvqdError as error:
             move.failed(error, "source" if owner.running else "neither")
         else:
@@ -127,7 +129,8 @@ class Migration:
 
     # the guest waits
 
-    async def _hand_over(self, run: Run, target: OwnedDevice, move: Move) -> None:
+    async def _hand_over(self, run: Run, target: OwnedDevice, move: Move) -> int:
+        """Returns when the target's start began, in monotonic ns."""
         owner, source = self._owner, run.device.device
         successor: Run | None = None
         try:
@@ -135,6 +138,7 @@ class Migration:
             with move.phase("indices"):
                 move.bases = run.bases(await lifecycle.take_bases(source, run.plan), owner.memory.space)
                 await lifecycle.unbind(source, run.plan)
+            begun = monotonic_ns()
             with move.phase("replay"):
                 successor = await owner.plan(target, *run.rings_at(move.bases))
                 await owner.bring_up(successor, owner.state.pairs)
@@ -149,6 +153,7 @@ class Migration:
             await self._go_back(run, move, error, resumable=move.bases == before)
             raise
         run.close()
+        return begun
 
     async def _compare(self, run: Run, target: OwnedDevice, move: Move) -> None:
         try:
@@ -170,7 +175,7 @@ class Migration:
         with move.phase("suspend"):
             await run.end(self._owner.patience)
             self._require_certainty()
-            move.stops_serving()
+            move.stops_serving(self._owner.state.digest())
             await run.device.suspend()
 
     async def _verify(self, run: Run, move: Move) -> None:

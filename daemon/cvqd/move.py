@@ -33,7 +33,8 @@ class Move:
         self.kind: Final = kind
         self.source: Final = source
         self.target: Final = target
-        self.digest: Final = digest
+        #: of what the source had when its guest was stopped, as soon as that is known
+        self.digest = digest
         #: digest of what the target was told, and how many commands it took
         self.digest_after = ""
         self.commands = 0
@@ -71,8 +72,9 @@ class Move:
             "switchover.phase", mono_ns=ended, move=self.id, phase=name, elapsed_us=self._phases[-1][1]
         )
 
-    def stops_serving(self) -> None:
-        """The data queues are about to stop."""
+    def stops_serving(self, digest: str) -> None:
+        """The data queues are about to stop, and no command changes the state of this ``digest`` any more."""
+        self.digest = digest
         self._dark_since = self._dark_until = monotonic_ns()
 
     def serves(self) -> None:

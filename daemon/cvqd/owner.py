@@ -172,13 +172,18 @@ class Owner:
         if goes_on:
             # the process before may have published an answer and then been killed before it called
             run.call_guest()
-        self._log.emit(
-            "device.started",
-            features=feature_names(run.plan.features),
-            pairs=self.state.pairs,
-            rings=sorted(self.running),
-            elapsed_us=(monotonic_ns() - begun) // 1000,
-        )
+        self.tell_started(begun)
+
+    def tell_started(self, begun: int) -> None:
+        """Say in the log that the device runs; ``begun`` is when its start began, in monotonic ns."""
+        if self._run is not None:
+            self._log.emit(
+                "device.started",
+                features=feature_names(self._run.plan.features),
+                pairs=self.state.pairs,
+                rings=sorted(self.running),
+                elapsed_us=(monotonic_ns() - begun) // 1000,
+            )
 
     async def start_again(self, run: Run, bases: dict[int, int], nursery: trio.Nursery) -> dict[int, int]:
         """Reset the device of a run that was ended and go on where its rings stand; those bases.

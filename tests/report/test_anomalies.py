@@ -187,9 +187,39 @@ def test_a_move_that_failed(tmp_path):
         (
             "move.failed",
             len(daemon.lines),
-            "failed in indices: EIO from the device; the guest is on the source",
+            "in indices: EIO from the device; the guest is on the source",
         )
     ]
+
+
+@pytest.mark.parametrize(
+    ("place", "where"), [("neither", "nowhere until its next start"), ("target", "target")]
+)
+def test_a_move_that_failed_says_where_the_guest_is(tmp_path, place, where):
+    daemon = daemon_at_work()
+    daemon.move(fails_in="indices")
+    daemon.lines[-1] = daemon.lines[-1].replace('"guest_on":"source"', f'"guest_on":"{place}"')
+    ((_, _, text),) = odd(tmp_path, daemon)
+    assert text.endswith(where)
+
+
+def test_state_that_the_destination_gave_up(tmp_path):
+    source, target = migrated()
+    del target.lines[2:]
+    target.seq = 2
+    target.emit("snapshot.unused", digest="81fa90c2", reason="the driver started over")
+    target.emit("state.reset", reason="new", digest="a")
+    target.runs()
+    assert [(kind, text) for kind, _, text in odd(tmp_path, source, target)] == [
+        ("move.failed", "in set up: the driver started over")
+    ]
+
+
+def test_state_that_was_refused(tmp_path):
+    daemon = daemon_at_work()
+    daemon.emit("snapshot.refused", reason="cut short", how="front-end")
+    daemon.emit("snapshot.refused", reason="malformed", how="operator")
+    assert odd(tmp_path, daemon) == [("snapshot.refused", 7, "cut short")]
 
 
 def test_a_guest_that_came_back_to_its_source_because_nobody_took_it(tmp_path):

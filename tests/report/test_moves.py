@@ -81,7 +81,7 @@ def test_a_rehearsal_there_and_back(tmp_path):
     assert {move.rehearsal for move in findings.moves} == {"r1"}
     (rehearsal,) = findings.rehearsals
     assert rehearsal.asked == "to spare and back, 100 times"
-    assert rehearsal.outcome == "100 moves, 0 failed: well"
+    assert rehearsal.outcome == "100 moves, 0 failed: passed"
     blackouts = findings.blackouts
     assert blackouts is not None
     assert blackouts.number == 100
@@ -128,9 +128,9 @@ def test_a_guest_that_goes_there_and_back_with_one_state_makes_two_migrations(tm
     source.lines, source.seq = source.lines[:-3], source.seq - 3
     host.passes(5000)
     target.emit("device.stopped", how="suspend", reason="x")
-    target.emit("snapshot.saved", digest="81fa90c2", bytes=4096, how="device-state")
+    target.emit("snapshot.saved", digest="81fa90c2", bytes=4096, how="front-end")
     host.passes(1000)
-    source.emit("snapshot.loaded", digest="81fa90c2", bytes=4096, how="device-state")
+    source.emit("snapshot.loaded", digest="81fa90c2", bytes=4096, how="front-end")
     source.emit("state.replayed", commands=3, digest="81fa90c2", elapsed_us=0)
     source.runs(elapsed_us=0)
     there, back = read(tmp_path, target, source).moves
@@ -150,8 +150,8 @@ def test_one_side_alone_is_half_a_migration_and_no_anomaly(tmp_path, side):
 def test_other_snapshots_are_no_moves(tmp_path):
     daemon = Daemon()
     daemon.started()
-    daemon.emit("snapshot.saved", digest="81fa90c2", bytes=4096, how="file")
-    daemon.emit("snapshot.loaded", digest="81fa90c2", bytes=4096, how="file")
+    daemon.emit("snapshot.saved", digest="81fa90c2", bytes=4096, how="operator")
+    daemon.emit("snapshot.loaded", digest="81fa90c2", bytes=4096, how="operator")
     assert read(tmp_path, daemon).total == 0
 
 
@@ -188,8 +188,8 @@ def test_of_very_many_migrations_too(tmp_path, monkeypatch):
     source, target = Daemon(run_id="a"), Daemon(run_id="b")
     target.host = source.host
     for number in range(100):
-        source.emit("snapshot.saved", digest=str(number), bytes=1, how="device-state")
-        target.emit("snapshot.loaded", digest=str(number), bytes=1, how="device-state")
+        source.emit("snapshot.saved", digest=str(number), bytes=1, how="front-end")
+        target.emit("snapshot.loaded", digest=str(number), bytes=1, how="front-end")
         target.runs(elapsed_us=0)
         source.host.passes(10_000)
     findings = read(tmp_path, source, target)

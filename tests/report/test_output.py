@@ -255,7 +255,7 @@ FAMILIES = ("switchover", "rehearsal", "snapshot", "state", "log", "device", "se
 NAMES = [name for name in CATALOGUE if name.split(".")[0] in FAMILIES]
 FIELDS = sorted({field for name in NAMES for field in CATALOGUE[name].fields})
 VALUES: tuple[object, ...] = (
-    *("switchover", "dry", "migration", "device-state", "start", "prepare", "replay", "a", "b", "", "<&\x1b"),
+    *("switchover", "dry", "migration", "front-end", "start", "prepare", "replay", "a", "b", "", "<&\x1b"),
     *(0, 1, 7, 5000, -1, 1 << 62, 1 << 64, 1.5, None, True, [0, 1, 2], [[]], {"a": 1}),
 )
 STAMPS = ("2026-11-22T17:12:17.000Z", "2026-11-22T17:12:17.500Z", "nonsense, but 24 letters")

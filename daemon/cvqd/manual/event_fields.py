@@ -37,7 +37,7 @@ FIELDS: Final = {
     "detail": "What exactly is wrong, for people.",
     "digest": "16 hexadecimal digits; tracked states that are equal have equal digests, on other hosts too.",
     "digest_after": "Digest of what the target was told, or of what it read.",
-    "digest_before": "Digest of the tracked state when the move began.",
+    "digest_before": "Digest of the tracked state when the source stood still.",
     "dry": "Whether it only is to be asked.",
     "elapsed_us": "How long it took, in microseconds.",
     "errno": "Error number, see `errno`(3).",

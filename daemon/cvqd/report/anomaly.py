@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 KINDS: Final = {
     "move.failed": "a move failed; the text says where the guest is",
     "move.unfinished": "a move has no end in these logs",
+    "snapshot.refused": "a front-end's state could not be given out or taken in",
     "digest.unequal": "the state after a move is not the state before it",
     "queue.lost": "a ring ran before and does not run after",
     "daemon.crashed": "a daemon ended without a word, and another took its place",

@@ -82,9 +82,8 @@ class Book:
 
     def _judge(self, move: Move) -> None:
         move.order()
-        if move.reason or move.failed_phase:
-            where = f"; the guest is on the {move.guest_on}" if move.guest_on else ""
-            self._odd(move, "move.failed", f"failed in {move.failed_phase}: {move.reason}{where}")
+        if move.failure:
+            self._odd(move, "move.failed", move.failure)
         elif move.end_ns is None and (move.kind != "migration" or move.target):
             reached = f"{move.phases[-1].name} was the last phase" if move.phases else "no phase ended"
             self._odd(move, "move.unfinished", f"no line tells how it ended; {reached}")

@@ -47,6 +47,8 @@ class Arrival:
     loaded: Line
     replayed: list[Line] = field(default_factory=list)
     started: Line | None = None
+    #: the destination gave the state up
+    unused: Line | None = None
     rings: frozenset[int] | None = None
     ticks: list[Tick] = field(default_factory=list)
 
@@ -187,6 +189,9 @@ def _come(move: Move, arrival: Arrival, clock: _Clock) -> None:
     for line in arrival.replayed:
         move.replayed = (move.replayed or 0) + (number(line.fields, "commands") or 0)
         move.digest_after = word(line.fields, "digest")
+    if arrival.unused is not None:
+        move.last, move.end_ns = arrival.unused, clock(arrival.unused)
+        move.failed_phase, move.reason = "set up", word(arrival.unused.fields, "reason")
     if arrival.started is None:
         return
     move.last, move.rings_after = arrival.started, arrival.rings

@@ -24,6 +24,14 @@ PHASES: Final = {
 _SERVED: Final = ("start", "resume")
 
 
+#: where a move that failed leaves the guest
+_WHERE: Final = {
+    "source": "; the guest is on the source",
+    "target": "; the guest is on the target",
+    "neither": "; the guest runs nowhere until its next start",
+}
+
+
 class Phase(NamedTuple):
     """One phase with its end and how long it took."""
 
@@ -134,6 +142,15 @@ class Move:
         """All of it."""
         begin, end = self.span_ns
         return (end - begin) // 1000
+
+    @property
+    def failure(self) -> str:
+        """What went wrong and where that leaves the guest; empty for a move that did not fail."""
+        if not (self.failed_phase or self.reason):
+            return ""
+        where = _WHERE.get(self.guest_on, "")
+        phase = f"in {self.failed_phase}: " if self.failed_phase else ""
+        return f"{phase}{self.reason}{where}"
 
     @property
     def lost_rings(self) -> frozenset[int]:

@@ -128,9 +128,8 @@ def _move(move: Move) -> Markup:
 
 
 def _remarks(move: Move) -> Iterator[str]:
-    if move.reason or move.failed_phase:
-        where = f" The guest is on the {move.guest_on}." if move.guest_on else ""
-        yield f"Failed in {move.failed_phase}: {move.reason}.{where}"
+    if move.failure:
+        yield f"Failed {move.failure}."
     if move.lost_rings:
         yield f"Did not come back: ring {', '.join(map(str, sorted(move.lost_rings)))}."
     if move.clock:

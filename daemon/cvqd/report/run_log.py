@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 AROUND: Final = 32
 #: moves of one run whose lines may come mixed
 _MOVES: Final = 4
-#: how a snapshot travels from daemon to daemon
-_MIGRATION: Final = "device-state"
+#: whose doing a snapshot is that travels from daemon to daemon
+_MIGRATION: Final = "front-end"
 
 
 class RunLog:
@@ -176,7 +176,7 @@ class RunLog:
         move, arrival, departure = self._move, self._arrival, self._departure
         if move is not None and move.end_ns is None:
             move.rings_after = rings
-        if arrival is not None and arrival.started is None:
+        if arrival is not None and arrival.started is None and arrival.unused is None:
             arrival.started, arrival.rings = line, rings
         elif departure is not None:
             departure.returned = line
@@ -215,6 +215,16 @@ class RunLog:
         if line.fields.get("how") == _MIGRATION:
             self._arrival, self._departure = Arrival(line), None
             self._book.arrive(self._arrival)
+
+    def _unused(self, line: Line) -> None:
+        """State that was loaded is given up."""
+        arrival = self._arrival
+        if arrival is not None and arrival.started is None:
+            arrival.unused = arrival.unused or line
+
+    def _refused(self, line: Line) -> None:
+        if line.fields.get("how") == _MIGRATION:
+            self._anomalies.add("snapshot.refused", line, word(line.fields, "reason"))
 
     def _replayed(self, line: Line) -> None:
         arrival = self._arrival
@@ -295,6 +305,8 @@ class RunLog:
         "log.limited": _limited,
         "snapshot.saved": _saved,
         "snapshot.loaded": _loaded,
+        "snapshot.unused": _unused,
+        "snapshot.refused": _refused,
         "state.replayed": _replayed,
         "state.reset": _new_life,
         "switchover.started": _move_started,

@@ -80,9 +80,8 @@ def _move(move: Move, width: int) -> Iterator[str]:
     if move.digest_before or move.digest_after:
         before, after = move.digest_before or "unknown", move.digest_after or "unknown"
         yield _row("digests", f"{before} before, {after} after: {_equal(move) or 'one is not known'}")
-    if move.reason or move.failed_phase:
-        where = f"; the guest is on the {move.guest_on}" if move.guest_on else ""
-        yield _row("failed", f"in {move.failed_phase}: {move.reason}{where}")
+    if move.failure:
+        yield _row("failed", move.failure)
     if move.lost_rings:
         yield _row("lost", f"ring {', '.join(map(str, sorted(move.lost_rings)))} ran before and not after")
     if "blackout.long" in move.anomalies:
