@@ -23,7 +23,9 @@ from cvqd.verbs import (
     probe,
     rehearse,
     report,
+    restore,
     run,
+    snapshot,
     status,
     trace,
 )
@@ -36,7 +38,20 @@ EX_USAGE: Final = 64
 #: vhost-user's back-end conventions: what ``--print-capabilities`` prints
 CAPABILITIES: Final = {"type": "net", "features": []}
 
-VERBS: Final = (run, check_config, probe, status, trace, metrics, announce, rehearse, report, demo)
+VERBS: Final = (
+    run,
+    check_config,
+    probe,
+    status,
+    trace,
+    metrics,
+    announce,
+    snapshot,
+    restore,
+    rehearse,
+    report,
+    demo,
+)
 
 
 class _Paragraphs(argparse.HelpFormatter):

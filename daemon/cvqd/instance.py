@@ -6,8 +6,10 @@ Everything is read from the parts that do the work; nothing is kept here.
 from __future__ import annotations
 
 import time
+from base64 import b64decode, b64encode
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from cvqd import snapshots
 from cvqd.events import CountingLog
 from cvqd.host.control import Stream
 from cvqd.status import (
@@ -32,6 +34,10 @@ if TYPE_CHECKING:
     from cvqd.owner import Owner
 
 
+#: whose doing a snapshot is, in the log
+OPERATOR: Final = "operator"
+
+
 class FollowedLog(CountingLog, Protocol):
     """A log that counts and can be followed."""
 
@@ -54,7 +60,13 @@ class Instance:
     @property
     def handlers(self) -> Mapping[str, Handler]:
         """What can be asked on the control socket."""
-        return {"status": self._answer_status, "metrics": self._metrics, "announce": self._announce}
+        return {
+            "status": self._answer_status,
+            "metrics": self._metrics,
+            "announce": self._announce,
+            "snapshot": self._snapshot,
+            "restore": self._restore,
+        }
 
     @property
     def streams(self) -> Mapping[str, Stream]:
@@ -97,6 +109,22 @@ class Instance:
 
     async def _announce(self, _: dict[str, Any]) -> dict[str, Any]:
         await self._backend.announce()
+        return {}
+
+    async def _snapshot(self, _: dict[str, Any]) -> dict[str, Any]:
+        async with self._backend.quiet() as session:
+            await self._owner.read_config()
+            data = snapshots.save(self._owner, session.rings if session else {}, self._log, OPERATOR)
+        return {"schema": SCHEMA, "instance": self.name, "snapshot": b64encode(data).decode()}
+
+    async def _restore(self, request: dict[str, Any]) -> dict[str, Any]:
+        text = request.get("snapshot")
+        try:
+            data = b64decode(text, validate=True) if isinstance(text, str) else b""
+        except ValueError:
+            data = b""
+        async with self._backend.quiet():
+            snapshots.load(self._owner, data, self._log, OPERATOR)
         return {}
 
     async def _begin(self, _: dict[str, Any]) -> dict[str, Any]:

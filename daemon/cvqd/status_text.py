@@ -50,6 +50,7 @@ def render(status: Mapping[str, Any], width: int = 80, colour: Paint = PLAIN) ->
         lines.append(_row(status["instance"], status.get("phase", "")))
     offered = _offered(status.get("device", {}))
     sections = (
+        ("snapshot", _snapshot),
         ("device", _device),
         ("frontend", partial(_frontend, offered)),
         ("isolation", _isolation),
@@ -156,6 +157,18 @@ def _place(queue: Mapping[str, Any]) -> tuple[str, Any, Any, str]:
     """Data queues of one place are one line; the control queue has its own."""
     control = queue["role"] == "control"
     return ("control" if control else "", queue["group"], queue["asid"], queue["reason"])
+
+
+def _snapshot(snapshot: Mapping[str, Any], width: int) -> Iterator[str]:
+    yield _row("snapshot", f"of {snapshot.get('origin', '')}")
+    yield from _wrapped("features", snapshot.get("features", ()), width)
+    config = snapshot.get("config", {})
+    yield _row("offered", f"{snapshot.get('max_pairs', '')} pairs, MTU {config.get('mtu', '')}", 2)
+    rings = [
+        f"{ring['index']}: {ring['num']} {'running' if ring['base'] is None else 'at ' + str(ring['base'])}"
+        for ring in snapshot.get("rings", ())
+    ]
+    yield from _wrapped("rings", _joined(_few(rings, 16)), width)
 
 
 def _state(state: Mapping[str, Any], width: int) -> Iterator[str]:

@@ -225,8 +225,9 @@ async def test_followers_beyond_the_limit_are_told_so_and_others_may_still_ask(t
 async def test_a_line_without_end_ends_the_connection(tmp_path: Path):
     async with served(tmp_path) as server, await server.connect() as stream:
         with pytest.raises(trio.BrokenResourceError):
-            await stream.send_all(b"x" * 2_000_000)
-        assert server.log.of("control.failed") == [{"reason": "a request is longer than 65536 bytes"}]
+            await stream.send_all(b"x" * 2 * control.MAX_LINE)
+        (failed,) = server.log.of("control.failed")
+        assert failed == {"reason": f"a request is longer than {control.MAX_LINE} bytes"}
         assert (await server.ask("status"))["schema"] == 1
 
 

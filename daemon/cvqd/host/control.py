@@ -36,8 +36,9 @@ class Stream(NamedTuple):
     feed: Feed
 
 
-#: bytes of a request line
-MAX_LINE: Final = 64 * 1024
+#: bytes of a request line: room for a snapshot
+MAX_LINE: Final = 2 << 20
+_CHUNK: Final = 64 << 10
 #: clients served at a time; one more is turned away
 MAX_CLIENTS: Final = 16
 #: of those, how many may have a stream: they stay, and others want to ask too
@@ -171,11 +172,13 @@ class _ClientError(Exception):
 async def _line(stream: trio.SocketStream, pending: bytearray) -> bytes | None:
     """Next line without its end; None where the client has closed or is silent for too long."""
     line = None
+    searched = 0
     with trio.move_on_after(IDLE):
-        while (end := pending.find(b"\n")) < 0:
-            if len(pending) > MAX_LINE:
+        while (end := pending.find(b"\n", searched)) < 0:
+            searched = len(pending)
+            if searched > MAX_LINE:
                 raise _ClientError(f"a request is longer than {MAX_LINE} bytes")
-            chunk = await stream.receive_some(4096)
+            chunk = await stream.receive_some(_CHUNK)
             if not chunk:
                 return None
             pending += chunk

@@ -20,6 +20,15 @@ class OutputError(CvqdError):
         super().__init__(f"{file}: {error.strerror}")
 
 
+class InputError(CvqdError):
+    """A file that a verb was given holds nothing that it can use."""
+
+    exit_code = 65
+
+    def __init__(self, file: object, reason: str) -> None:
+        super().__init__(f"{file}: {reason}")
+
+
 def exit_code(blamed: BaseException) -> int:
     """Code of sysexits.h for an error that ends the process."""
     if isinstance(blamed, CvqdError):

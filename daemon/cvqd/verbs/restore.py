@@ -1,0 +1,47 @@
+"""``cvqd restore``: have an instance go on from a snapshot."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from cvqd.verbs import instances
+from cvqd.verbs.failure import InputError
+from cvqd.verbs.snapshot import read
+
+if TYPE_CHECKING:
+    import argparse
+
+    from cvqd.verbs import Verbs
+
+#: bytes; a request on the control socket has room for these and not for all that a snapshot may have
+MOST: Final = 1 << 20
+
+
+def add(verbs: Verbs) -> None:
+    """Declare the verb."""
+    restore = verbs.add_parser(
+        "restore",
+        help="have an instance's next start go on from a snapshot",
+        description="Have the next start of an instance's device go on from a snapshot, as if the driver that"
+        " left that state came back, whatever its rings look like. A driver that resets the device first, or"
+        " that took other features, begins anew.",
+        epilog="Exit status: 0 the state waits for a driver; 65 the file is no snapshot, or the device or the"
+        " site's policy cannot have that state; 69 no such instance runs; 75 a guest's driver is running;"
+        " 77 no permission to ask.",
+    )
+    restore.set_defaults(verb=_restore)
+    instances.choose(restore, one=True)
+    restore.add_argument("file", metavar="FILE", help="what `snapshot take` wrote")
+
+
+def _restore(options: argparse.Namespace) -> int:
+    from base64 import b64encode
+
+    from cvqd.control_client import ask
+
+    (path,) = instances.control_sockets(options)
+    data = read(options.file)
+    if len(data) > MOST:
+        raise InputError(options.file, f"{len(data)} bytes are more than a request may have, {MOST}")
+    ask(path, "restore", snapshot=b64encode(data).decode())
+    return 0
