@@ -18,8 +18,8 @@ SUMMARY: Final = "shadow control queue daemon for vhost-vdpa network devices"
 #: sysexits.h, and what each means here
 EXIT_STATUS: Final = {
     0: "The verb did what it was asked.",
-    1: "A check of `cvqd demo` did not hold, `cvqd snapshot diff` found a difference, or `cvqd report` something"
-    " odd.",
+    1: "A check of `cvqd demo` did not hold, `cvqd snapshot diff` found a difference, or `cvqd report`"
+    " something odd.",
     64: "Usage: the command line is wrong.",
     65: "The data of an input file are wrong.",
     69: "There is no such device or no such instance, or the device was removed.",
