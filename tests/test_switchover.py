@@ -2,34 +2,60 @@
 
 from __future__ import annotations
 
+import gc
 import json
-from contextlib import asynccontextmanager
+import os
+import socket
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pytest
+import trio
+
+from cvqd.core import lifecycle
+from cvqd.errors import RequestError
 from cvqd.migration import Migration
-from cvqd.simulator.spec import SimulatorSpec
+from cvqd.simulator.device import SimulatedDevice
+from cvqd.simulator.spec import (
+    SUPPORTED_BACKEND_FEATURES,
+    CallFault,
+    Fault,
+    FaultAction,
+    PeerPath,
+    SimulatorSpec,
+    default_features,
+)
+from cvqd.wire.net_config import OFFSET_STATUS
 from cvqd.wire.net_control import (
     Coalescing,
     CoalVqSet,
+    MacAddrSet,
     MacTableSet,
     RxMode,
     RxModeSet,
     VlanAdd,
     VqPairsSet,
 )
-from rig import BROADCAST, MAC_A, MAC_B, Guest, Rig, frame
+from cvqd.wire.vhost_user import BackRequest, DescriptorKind
+from cvqd.wire.vhost_vdpa import Backend
+from cvqd.wire.virtio import Feature, mask_of
+from rig import BROADCAST, MAC_A, MAC_B, Guest, Rig, frame, jumping_clock, open_descriptors, settled
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-    from pathlib import Path
 
-    import pytest
+    from cvqd.core.device import VdpaDevice
+    from cvqd.core.lifecycle import DeviceFacts
 
 HOME = bytes.fromhex("525400127601")
 ELSEWHERE = bytes.fromhex("525400127602")
 GROUP = bytes.fromhex("01005e000001")
 #: a device of the same kind with another address of its own
 SPARE = SimulatorSpec(mac=ELSEWHERE, max_queue_pairs=2)
+STATS = Feature.DEVICE_STATS.mask
+HASHING = mask_of(Feature.HASH_REPORT, Feature.RSS)
 PHASES = ["prepare", "suspend", "indices", "replay", "start"]
 
 
@@ -49,7 +75,7 @@ async def two(
         rig.guest(order, **(shape or {})) as guest,
     ):
         await guest.start()
-        guest.driver.fill(0)
+        guest.driver.fill(0, 16)
         yield rig, guest
 
 
@@ -63,7 +89,6 @@ async def well(guest: Guest) -> None:
     """Frames go out and come back, a command is answered and does what it says."""
     mac = MAC_B if guest.rig.owner.state.mac == MAC_A else MAC_A
     await guest.set_mac(mac)
-    guest.driver.fill(0)
     assert await guest.echo(frame(mac, b"to myself"))
     assert await guest.echo(frame(BROADCAST, b"to all"))
 
@@ -118,7 +143,6 @@ async def test_a_guest_takes_everything_along(tmp_path: Path) -> None:
         assert (control.mac, control.modes, control.multicast) == (MAC_A, set(), frozenset({GROUP}))
         assert (control.vlans, control.pairs) == ({5, 7}, 2)
         assert control.coalescing(0) == Coalescing(7, 9)
-        guest.driver.fill(0)
         fates = {
             name: await guest.echo(sent)
             for name, sent in {
@@ -138,4 +162,501 @@ async def test_a_guest_takes_everything_along(tmp_path: Path) -> None:
             "vlan": True,
             "other vlan": False,
         }
+        await well(guest)
+
+
+@pytest.mark.parametrize("order", ["qemu", "crosvm", "uml", "libkrun"])
+async def test_whatever_the_front_end_the_guest_goes_and_comes_back(tmp_path: Path, order: str) -> None:
+    async with two(tmp_path, order=order) as (rig, guest):
+        await well(guest)
+        answer = await rehearse(rig, back=True, times=2)
+        assert [(move["source"], move["target"]) for move in answer["moves"]] == [
+            ("device", "spare"),
+            ("spare", "device"),
+        ] * 2
+        assert {move["verdict"] for move in answer["moves"]} == {"passed"}
+        assert (answer["guest_on"], rig.owner.current.name) == ("device", "device")
+        await well(guest)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+async def test_rings_go_on_where_they_stood(tmp_path: Path, *, packed: bool) -> None:
+    features = default_features(2) | Feature.RING_PACKED.mask
+    spec = SimulatorSpec(features=features, max_queue_pairs=2)
+    taken = features & ~Feature.ACCESS_PLATFORM.mask & ~Feature.HASH_REPORT.mask
+    taken = taken if packed else taken & ~Feature.RING_PACKED.mask
+    shape = {"features": taken, "num": 32}
+    async with two(tmp_path, spec, replace(spec, mac=ELSEWHERE), shape=shape) as (rig, guest):
+        for turn in range(13):
+            for _ in range(turn % 3 + 1):
+                assert await guest.echo(frame(BROADCAST, bytes([turn])))
+            before = {ring.index: ring.base for ring in rig.device.net.rings[:2]}
+            (move,) = (await rehearse(rig, "device" if turn % 2 else "spare"))["moves"]
+            assert move["verdict"] == "passed"
+            assert {ring.index: ring.base for ring in rig.device.net.rings[:2]} == before
+            assert await guest.command(MacAddrSet(MAC_A).encode()) == 0
+
+
+async def test_calls_that_are_no_eventfds_keep_their_bridge(tmp_path: Path) -> None:
+    shape = {"call_kind": DescriptorKind.SOCKET}
+    async with two(tmp_path, order="uml", shape=shape) as (rig, guest):
+        bridged = rig.backend.bridged
+        assert bridged
+        await rehearse(rig)
+        assert rig.backend.bridged == bridged
+        await well(guest)
+
+
+async def test_descriptors_that_came_while_the_guest_ran_are_the_ones_that_move(tmp_path: Path) -> None:
+    async with two(tmp_path) as (rig, guest):
+        await well(guest)
+        for queue in guest.driver.queues:
+            old = queue.kick, queue.call
+            queue.kick, queue.call = (os.eventfd(0, os.EFD_NONBLOCK) for _ in old)
+            queue._call_end = queue.call
+            await guest.front_end.set_vring_kick(queue.index, queue.kick)
+            await guest.front_end.set_vring_call(queue.index, queue.call)
+            for fd in old:
+                os.close(fd)
+        await rehearse(rig)
+        await well(guest)
+
+
+async def test_a_guest_whose_control_queue_is_kept_goes_with_its_pairs(tmp_path: Path) -> None:
+    async with two(tmp_path, order="qemu-net") as (rig, guest):
+        for index in range(4):
+            await guest.front_end.set_vring_enable(index, enable=True)
+        await settled()
+        assert rig.owner.state.pairs == 2
+        await rehearse(rig)
+        assert rig.device.net.control.state.pairs == 2
+        assert RxMode.PROMISC in rig.device.net.control.state.modes
+        assert await guest.echo(frame(BROADCAST, b"to all"))
+        for index in (2, 3):
+            await guest.front_end.set_vring_enable(index, enable=False)
+        await settled()
+        assert rig.device.net.control.state.pairs == 1
+
+
+async def test_the_log_tells_the_move_from_beginning_to_end(tmp_path: Path) -> None:
+    async with two(tmp_path) as (rig, guest):
+        await guest.set_mac()
+        await guest.command(VlanAdd(9).encode())
+        digest = rig.owner.state.digest()
+        rig.log.events.clear()
+        answer = await rehearse(rig, back=True)
+        there, back = answer["moves"]
+        assert rig.log.of("rehearsal.started") == [
+            {"rehearsal": answer["rehearsal"], "to": "spare", "times": 1, "back": True, "dry": False}
+        ]
+        assert rig.log.of("switchover.started")[0] == {
+            "move": there["move"],
+            "kind": "switchover",
+            "source": "device",
+            "target": "spare",
+            "digest": digest,
+        }
+        told = [(event["move"], event["phase"]) for event in rig.log.of("switchover.phase")]
+        assert told == [(move["move"], phase) for move in (there, back) for phase in PHASES]
+        finished = rig.log.of("switchover.finished")
+        assert finished[1] == {
+            "move": back["move"],
+            "kind": "switchover",
+            "source": "spare",
+            "target": "device",
+            "blackout_us": back["blackout_us"],
+            "commands": back["commands"],
+            "digest_before": digest,
+            "digest_after": digest,
+        }
+        assert there["blackout_us"] > 0
+        assert there["commands"] >= 3
+        assert rig.log.of("rehearsal.finished") == [
+            {
+                "rehearsal": answer["rehearsal"],
+                "moves": 2,
+                "failed": 0,
+                "blackout_us": max(there["blackout_us"], back["blackout_us"]),
+                "verdict": "passed",
+            }
+        ]
+        assert [event["path"] for event in rig.log.of("device.suspended")] == ["simulator", "spare"]
+        assert rig.log.of("device.resumed") == []
+
+
+async def test_the_guests_address_stays_its_own_in_its_next_life(tmp_path: Path) -> None:
+    async with two(tmp_path) as (rig, guest):
+        await guest.set_mac(MAC_A)
+        await rehearse(rig)
+        await guest.stop()
+        assert await guest.front_end.get_config(0, 6) == HOME
+        guest.driver.restart()
+        await guest.start()
+        assert rig.device.net.control.state.mac == HOME
+        guest.driver.fill(0, 16)
+        assert await guest.echo(frame(HOME, b"to myself"))
+
+
+async def test_commands_that_come_meanwhile_are_answered_once_each_and_none_is_lost(tmp_path: Path) -> None:
+    async with two(tmp_path) as (rig, guest):
+        acks = []
+
+        async def chatter(task_status: trio.TaskStatus[None]) -> None:
+            task_status.started()
+            acks.extend([await guest.command(VlanAdd(vid).encode()) for vid in range(1, 200)])
+
+        async with trio.open_nursery() as nursery:
+            await nursery.start(chatter)
+            answer = await rehearse(rig, back=True, times=3)
+        assert answer["verdict"] == "passed"
+        assert acks == [0] * 199
+        assert set(rig.owner.state.vlan_ids()) == rig.device.net.control.state.vlans == set(range(1, 200))
+
+
+async def test_moves_leave_no_descriptor_and_no_mapping_behind(tmp_path: Path) -> None:
+    async with two(tmp_path) as (rig, guest):
+        await rehearse(rig, back=True)
+        gc.collect()
+        before = open_descriptors(), mappings()
+        answer = await rehearse(rig, back=True, times=10)
+        assert answer["verdict"] == "passed"
+        gc.collect()
+        assert (open_descriptors(), mappings()) == before
+        await well(guest)
+
+
+def mappings() -> int:
+    """Shadow memories of this process."""
+    return Path("/proc/self/maps").read_text().count("cvqd-shadow")
+
+
+async def test_the_end_of_a_cable_goes_along(tmp_path: Path) -> None:
+    path = PeerPath(str(tmp_path / "left"), str(tmp_path / "right"))
+    other = PeerPath(path.connect, path.bind)
+    (tmp_path / "other").mkdir()
+    here = two(tmp_path, SimulatorSpec(datapath=path), SimulatorSpec(datapath=path))
+    there = two(tmp_path / "other", SimulatorSpec(datapath=other))
+    async with here as (rig, guest), there as (_, far):
+        for to in ("spare", "device", "spare"):
+            assert (await rehearse(rig, to))["verdict"] == "passed"
+            for sender, receiver in ((guest, far), (far, guest)):
+                sent = frame(BROADCAST, to.encode())
+                sender.driver.send_frame(sent)
+                await settled()
+                assert sent in receiver.driver.received_frames(0)
+
+
+async def test_a_cable_that_is_pulled_at_the_target_is_news_for_the_guest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Rig.opened(tmp_path, targets={"spare": SPARE}) as rig, rig.guest("uml") as guest:
+        await guest.front_end.open_channel()
+        await guest.start()
+        opened = SimulatedDevice.open
+
+        async def pulled(*arguments: Any, **words: Any) -> SimulatedDevice:
+            device = await opened(*arguments, **words)
+            device.set_link(up=False)
+            return device
+
+        monkeypatch.setattr(SimulatedDevice, "open", pulled)
+        await rehearse(rig)
+        assert await guest.front_end.backend_request() is BackRequest.CONFIG_CHANGE_MSG
+        assert await guest.front_end.get_config(OFFSET_STATUS, 2) == bytes(2)
+        # and what happens to the cable from now on is the new device's to say
+        rig.device.set_link(up=True)
+        assert await guest.front_end.backend_request() is BackRequest.CONFIG_CHANGE_MSG
+        assert await guest.front_end.get_config(OFFSET_STATUS, 2) == b"\1\0"
+
+
+async def test_what_the_target_lacks_is_not_offered_to_the_next_driver(tmp_path: Path) -> None:
+    spare = SimulatorSpec(mac=ELSEWHERE, max_queue_pairs=2, features=default_features(2) & ~STATS)
+    shape = {"features": default_features(2) & ~STATS & ~Feature.ACCESS_PLATFORM.mask & ~HASHING}
+    async with two(tmp_path, spare=spare, shape=shape) as (rig, guest):
+        assert await guest.front_end.get_features() & STATS
+        await rehearse(rig)
+        assert not await guest.front_end.get_features() & STATS
+        await rehearse(rig, "device")
+        assert await guest.front_end.get_features() & STATS
+        await well(guest)
+
+
+# what can be known before the guest notices
+
+
+@pytest.mark.parametrize(
+    ("spare", "reason"),
+    [
+        (SimulatorSpec(max_queue_pairs=1), "MQ is not offered"),
+        (SimulatorSpec(max_queue_pairs=2, mtu=1400), "mtu: 1400 is less than the guest's 1500"),
+        (
+            SimulatorSpec(max_queue_pairs=2, features=default_features(2) & ~Feature.CTRL_VLAN.mask),
+            "CTRL_VLAN is not offered",
+        ),
+        (
+            replace(SPARE, backend_features=SUPPORTED_BACKEND_FEATURES & ~Backend.SUSPEND.mask),
+            "spare has no SUSPEND",
+        ),
+        (replace(SPARE, address_spaces=1), "1 address space"),
+        (replace(SPARE, call_faults=(CallFault("set_features"),)), "VHOST_SET_FEATURES"),
+        (replace(SPARE, call_faults=(CallFault("iotlb"),)), "IOTLB"),
+        (replace(SPARE, datapath=PeerPath("/nowhere/at/all", "/nowhere")), "bind"),
+    ],
+)
+async def test_a_target_that_will_not_do_is_refused_and_the_guest_notices_nothing(
+    tmp_path: Path, spare: SimulatorSpec, reason: str
+) -> None:
+    async with two(tmp_path, spare=spare) as (rig, guest):
+        source = rig.device
+        (move,) = (await rehearse(rig))["moves"]
+        assert (move["verdict"], move["phase"], move["guest_on"]) == ("refused", "prepare", "source")
+        assert reason in move["reason"]
+        assert move["blackout_us"] == 0
+        assert rig.device is source
+        assert rig.log.of("switchover.failed")[0]["phase"] == "prepare"
+        assert not rig.log.of("device.suspended")
+        await well(guest)
+
+
+@pytest.mark.parametrize("lacking", ["device", "spare"])
+async def test_a_device_that_knows_no_ring_indices_is_refused_by_name(
+    tmp_path: Path, lacking: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with two(tmp_path) as (rig, guest):
+        if lacking == "device":
+            rig.owner.current.facts = replace(rig.owner.current.facts, keeps_indices=False)
+        else:
+            inspect = lifecycle.inspect
+
+            async def without(device: VdpaDevice) -> DeviceFacts:
+                return replace(await inspect(device), keeps_indices=False)
+
+            monkeypatch.setattr(lifecycle, "inspect", without)
+        (move,) = (await rehearse(rig))["moves"]
+        path = {"device": "simulator"}.get(lacking, lacking)
+        assert move["verdict"] == "refused"
+        assert f"{path} has no ring indices" in move["reason"]
+        await well(guest)
+
+
+async def test_what_cannot_even_begin_is_refused_with_a_reason(tmp_path: Path) -> None:
+    async with Rig.opened(tmp_path, targets={"spare": SPARE}) as rig:
+        with pytest.raises(RequestError, match="no guest's driver is running"):
+            await rehearse(rig)
+        async with rig.guest() as guest:
+            await guest.start()
+            for words, reason in (
+                ({"to": "device"}, "the guest is on 'device'"),
+                ({"to": 3}, "is a name"),
+                ({"times": 2}, "has to come back"),
+                ({"times": 0, "back": True}, "1 to 1000"),
+                ({"times": True, "back": True}, "1 to 1000"),
+                ({"back": "yes"}, "true or false"),
+            ):
+                with pytest.raises(RequestError, match=reason):
+                    await rehearse(rig, **{"to": "spare"} | words)
+            (move,) = (await rehearse(rig, "nobody"))["moves"]
+            assert (move["verdict"], move["phase"]) == ("refused", "prepare")
+            assert "there is device, spare" in move["reason"]
+
+
+@jumping_clock
+async def test_a_device_that_owes_an_answer_is_not_left(tmp_path: Path) -> None:
+    async with two(tmp_path) as (rig, guest):
+        rig.device.faults.add(Fault("mac.addr_set", FaultAction.DROP))
+        assert await guest.command(MacAddrSet(MAC_A).encode()) != 0
+        (move,) = (await rehearse(rig))["moves"]
+        assert move["verdict"] == "refused"
+        assert "uncertain" in move["reason"]
+
+
+@jumping_clock
+async def test_a_command_that_expires_on_the_way_out_keeps_the_guest_where_it_is(tmp_path: Path) -> None:
+    async with two(tmp_path) as (rig, guest):
+        rig.device.faults.add(Fault("mac.addr_set", FaultAction.DROP))
+        head = guest.driver.post_command(MacAddrSet(MAC_A).encode())
+        guest.control.notify()
+        await settled()
+        (move,) = (await rehearse(rig))["moves"]
+        assert (move["verdict"], move["phase"], move["guest_on"]) == ("failed", "suspend", "source")
+        assert guest.driver.take_ack(head) == 1
+        guest.control.poll()
+        assert rig.owner.running
+        assert await guest.echo(frame(BROADCAST, b"to all"))
+
+
+# failures on the way: the guest is on the source or on the target, never on neither
+
+NO_RESUME = SUPPORTED_BACKEND_FEATURES & ~Backend.RESUME.mask
+LATE = SUPPORTED_BACKEND_FEATURES & ~Backend.ENABLE_AFTER_DRIVER_OK.mask
+SOURCE_FAILS = [
+    ("suspend", CallFault("suspend")),
+    ("indices", CallFault("get_vring_base", after=1)),
+    ("indices", CallFault("get_vring_base", after=2)),
+]
+TARGET_FAILS = [
+    ("replay", {"call_faults": (CallFault("set_vring_num"),)}),
+    ("replay", {"call_faults": (CallFault("set_vring_addr", after=1),)}),
+    ("replay", {"call_faults": (CallFault("set_vring_base", after=2),)}),
+    ("replay", {"call_faults": (CallFault("set_vring_kick"),)}),
+    # one reset to look at it, four calls to negotiate in advance, four to negotiate
+    ("replay", {"call_faults": (CallFault("set_status", after=5),)}),
+    ("replay", {"call_faults": (CallFault("set_status", after=9),)}),
+    ("replay", {"faults": (Fault("mac.addr_set", FaultAction.ERR),)}),
+    ("replay", {"faults": (Fault("vlan.add", FaultAction.ERR),)}),
+    ("replay", {"faults": (Fault("mac.addr_set", FaultAction.DROP),)}),
+    # the control queue's is the first
+    ("start", {"call_faults": (CallFault("set_vring_enable", after=1),)}),
+    ("start", {"call_faults": (CallFault("set_vring_enable", after=2),)}),
+    ("start", {"faults": (Fault("notf_coal.vq_set", FaultAction.ERR),)}),
+]
+WAYS_BACK = {
+    "resumed": {},
+    "started again": {"backend_features": NO_RESUME},
+    "started again after a resume that failed": {"call_faults": (CallFault("resume"),)},
+    "with queues that cannot be enabled late": {"backend_features": LATE},
+}
+
+
+async def busy(guest: Guest) -> None:
+    """State and rings that a move has to take along."""
+    await guest.set_mac(MAC_A)
+    for command in (VlanAdd(5), CoalVqSet(0, Coalescing(3, 0)), RxModeSet(RxMode.PROMISC, 0)):
+        assert await guest.command(command.encode()) == 0
+    assert await guest.echo(frame(MAC_A, b"before"))
+
+
+async def stays(rig: Rig, guest: Guest, phase: str) -> None:
+    """The guest is on the source as if nothing had happened, and the log says which phase failed."""
+    before, source = rig.owner.state, rig.device
+    (move,) = (await rehearse(rig))["moves"]
+    assert (move["verdict"], move["phase"], move["guest_on"]) == ("failed", phase, "source"), move
+    assert rig.log.of("switchover.failed")[-1]["phase"] == phase
+    assert rig.device is source
+    assert rig.owner.state == before
+    control = rig.device.net.control.state
+    assert (control.mac, control.vlans, control.modes) == (before.mac, {5}, set())
+    assert control.coalescing(0) == Coalescing(3, 0)
+    assert rig.owner.run is not None
+    await well(guest)
+    assert not await guest.echo(frame(bytes.fromhex("525400cc0003"), b"to another"))
+
+
+@pytest.mark.parametrize("way", WAYS_BACK)
+@pytest.mark.parametrize(("phase", "fault"), SOURCE_FAILS)
+async def test_a_source_that_fails_keeps_its_guest(
+    tmp_path: Path, phase: str, fault: CallFault, way: str
+) -> None:
+    spec = replace(SPARE, mac=HOME, **WAYS_BACK[way])
+    spec = replace(spec, call_faults=(*spec.call_faults, fault))
+    async with two(tmp_path, spec) as (rig, guest):
+        await busy(guest)
+        await stays(rig, guest, phase)
+        assert (await rehearse(rig))["verdict"] == "passed", "the next time nothing fails"
+        await well(guest)
+
+
+@jumping_clock
+@pytest.mark.parametrize("way", WAYS_BACK)
+@pytest.mark.parametrize(("phase", "faults"), TARGET_FAILS)
+async def test_a_target_that_fails_gives_the_guest_back(
+    tmp_path: Path, phase: str, faults: dict[str, Any], way: str
+) -> None:
+    spec = replace(SPARE, mac=HOME, **WAYS_BACK[way])
+    async with two(tmp_path, spec, replace(SPARE, **faults)) as (rig, guest):
+        await busy(guest)
+        for _ in range(2):
+            await stays(rig, guest, phase)
+
+
+@jumping_clock
+@pytest.mark.parametrize("frames", [0, 3])
+async def test_a_target_that_has_moved_the_rings_gives_them_back_where_they_stand(
+    tmp_path: Path, frames: int
+) -> None:
+    """The target sends frames while its last command waits for an answer; none of them is sent twice."""
+    path = PeerPath(str(tmp_path / "left"), str(tmp_path / "right"))
+    spec = SimulatorSpec(datapath=path, mac=HOME)
+    spare = replace(spec, mac=ELSEWHERE, faults=(Fault("notf_coal.vq_set", FaultAction.DROP),))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as far:
+        far.bind(path.connect)
+        async with two(tmp_path, spec, spare) as (rig, guest):
+            assert await guest.command(CoalVqSet(0, Coalescing(3, 0)).encode()) == 0
+            answers = []
+            async with trio.open_nursery() as nursery:
+
+                async def go() -> None:
+                    answers.append(await rehearse(rig))
+
+                nursery.start_soon(go)
+                await settled()
+                for turn in range(frames):
+                    guest.driver.send_frame(frame(BROADCAST, bytes([turn])))
+            (move,) = answers[0]["moves"]
+            assert (move["phase"], move["guest_on"]) == ("start", "source")
+            assert len(rig.log.of("device.resumed")) == (0 if frames else 1)
+            guest.driver.send_frame(frame(BROADCAST, b"last"))
+            await settled()
+            arrived = []
+            with suppress(BlockingIOError):
+                while True:
+                    arrived.append(far.recv(2048))
+            assert arrived == [
+                *(frame(BROADCAST, bytes([turn])) for turn in range(frames)),
+                frame(BROADCAST, b"last"),
+            ]
+
+
+@jumping_clock
+async def test_a_source_that_cannot_take_its_guest_back_is_tried_once_more(tmp_path: Path) -> None:
+    # the features are taken at negotiation, at the start, and not when it is to start again
+    spec = replace(SPARE, mac=HOME, call_faults=(CallFault("resume"), CallFault("set_features", after=2)))
+    spare = replace(SPARE, faults=(Fault("mac.addr_set", FaultAction.ERR),))
+    async with two(tmp_path, spec, spare) as (rig, guest):
+        await busy(guest)
+        answer = await rehearse(rig)
+        (move,) = answer["moves"]
+        assert (move["verdict"], move["phase"], move["guest_on"]) == ("failed", "replay", "neither")
+        assert answer["guest_on"] is None
+        assert "VHOST_SET_FEATURES" in move["reason"]
+        assert "mac.addr_set" in move["reason"]
+        await settled()
+        assert rig.owner.running, "the guest's kicks had it started again"
+        await well(guest)
+
+
+async def test_a_daemon_that_ends_meanwhile_ends_in_order(tmp_path: Path) -> None:
+    async with two(tmp_path) as (rig, _), trio.open_nursery() as nursery:
+        nursery.start_soon(rehearse, rig)
+        await trio.lowlevel.checkpoint()
+        nursery.cancel_scope.cancel()
+    assert not rig.owner.running
+
+
+# without moving
+
+
+@pytest.mark.parametrize("resumes", [True, False])
+async def test_a_dry_move_asks_and_changes_nothing(tmp_path: Path, *, resumes: bool) -> None:
+    backend = SUPPORTED_BACKEND_FEATURES if resumes else NO_RESUME
+    async with two(tmp_path, replace(SPARE, mac=HOME, backend_features=backend)) as (rig, guest):
+        await busy(guest)
+        source = rig.device
+        answer = await rehearse(rig, dry=True, times=2)
+        for move in answer["moves"]:
+            assert move["verdict"] == "passed"
+            assert [each["phase"] for each in move["phases"]] == ["suspend", "snapshot", "compare", "resume"]
+            assert move["digest_after"] == move["digest_before"] == rig.owner.state.digest()
+            assert move["blackout_us"] > 0
+        assert rig.device is source
+        assert len(rig.log.of("device.resumed")) == (2 if resumes else 0)
+        assert len(rig.log.of("state.replayed")) == (0 if resumes else 4), "said by the events"
+        await well(guest)
+
+
+async def test_a_dry_move_to_a_device_that_would_not_do_says_why_and_resumes(tmp_path: Path) -> None:
+    async with two(tmp_path, spare=SimulatorSpec(max_queue_pairs=2, mtu=1400)) as (rig, guest):
+        (move,) = (await rehearse(rig, dry=True))["moves"]
+        assert (move["verdict"], move["phase"], move["guest_on"]) == ("failed", "compare", "source")
+        assert "mtu" in move["reason"]
         await well(guest)

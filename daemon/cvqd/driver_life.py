@@ -148,6 +148,9 @@ class DriverLife:
 
     def moved(self, device: OwnedDevice) -> None:
         """Note that the driver lives on another device; the address it began with stays the guest's own."""
+        if self.device.announces:
+            # nobody else would ask the guest any more
+            self.ledger.raise_announce()
         self.device = device
         self.limits = replace(self.limits, mac=self._own_mac)
 

@@ -196,9 +196,10 @@ class Run:
                 plan.index: used_index(memory, plan.num, plan.addresses, self.format)
                 for plan in self.plan.data
             }
-        if self.guest is None or self.guest_cvq is None:
+        if self.guest_cvq is None:
             return dict(reported)
-        return {**reported, self.guest_cvq.index: self.guest.base}
+        base = self.guest_cvq.base if self.guest is None else self.guest.base
+        return {**reported, self.guest_cvq.index: base}
 
     async def stop_device(self, *, failed: bool = False) -> dict[int, int] | None:
         """Stop the device and let go of everything; see ``lifecycle.stop``."""
