@@ -625,6 +625,23 @@ async def test_a_source_that_cannot_take_its_guest_back_is_tried_once_more(tmp_p
         await well(guest)
 
 
+@pytest.mark.parametrize("takes", [True, False])
+async def test_tables_that_one_device_takes_and_the_other_does_not(tmp_path: Path, *, takes: bool) -> None:
+    """The target is told to receive everything, fails, and the source has the tables it took before."""
+    fault = Fault("notf_coal.vq_set", FaultAction.ERR)
+    small = replace(SPARE, mac_table_entries=0, faults=() if takes else (fault,))
+    async with two(tmp_path, spare=small) as (rig, guest):
+        each = CoalVqSet(0, Coalescing(3, 0))
+        for command in (RxModeSet(RxMode.PROMISC, 0), MacTableSet((), (GROUP,)), each):
+            assert await guest.command(command.encode()) == 0
+        assert not rig.owner.state.widened
+        (move,) = (await rehearse(rig))["moves"]
+        assert move["guest_on"] == ("target" if takes else "source")
+        assert rig.owner.state.widened is takes
+        assert (RxMode.PROMISC in rig.device.net.control.state.modes) is takes
+        assert await guest.echo(frame(GROUP, b"group"))
+
+
 async def test_a_daemon_that_ends_meanwhile_ends_in_order(tmp_path: Path) -> None:
     async with two(tmp_path) as (rig, _), trio.open_nursery() as nursery:
         nursery.start_soon(rehearse, rig)

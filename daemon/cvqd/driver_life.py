@@ -148,11 +148,17 @@ class DriverLife:
 
     def moved(self, device: OwnedDevice) -> None:
         """Note that the driver lives on another device; the address it began with stays the guest's own."""
-        if self.device.announces:
-            # nobody else would ask the guest any more
-            self.ledger.raise_announce()
+        announces = self.device.announces
         self.device = device
         self.limits = replace(self.limits, mac=self._own_mac)
+        if announces:
+            # nobody else would ask the guest any more
+            self.raise_announce()
+
+    def stayed(self, run: Run, guest_features: int, *, widened: bool) -> None:
+        """Note that it lives where it did: what another device was told meanwhile is not so here."""
+        self.ledger.widened(widened=widened)
+        self._keep(run, guest_features)
 
     def stopped(self) -> None:
         """Note that the device was reset: what is tracked is what a start will make of it."""
@@ -191,7 +197,7 @@ class DriverLife:
             if driven_pairs is not None and driven_pairs != self.state.pairs and word & Feature.MQ.mask:
                 self.ledger = Ledger(self.state.after(VqPairsSet(driven_pairs)))
             await self.put_back(run, replay(self.state, word))
-        self.kept.begin(KeptState(word, guest_features, self._own_mac, self.state))
+        self._keep(run, guest_features)
         if driven_pairs is not None:
             self._tell_driven(word)
 
@@ -224,6 +230,9 @@ class DriverLife:
             digest=self.state.digest(),
             elapsed_us=(monotonic_ns() - begun) // 1000,
         )
+
+    def _keep(self, run: Run, guest_features: int) -> None:
+        self.kept.begin(KeptState(run.plan.features, guest_features, self._own_mac, self.state))
 
     def _reset_state(self, features: int = 0) -> TrackedState:
         """State that a driver with these features on the device begins with."""

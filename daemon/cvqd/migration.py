@@ -132,6 +132,7 @@ class Migration:
     async def _hand_over(self, run: Run, target: OwnedDevice, move: Move) -> int:
         """Returns when the target's start began, in monotonic ns."""
         owner, source = self._owner, run.device.device
+        widened = owner.state.widened
         successor: Run | None = None
         try:
             await self._suspend(run, move)
@@ -151,6 +152,8 @@ class Migration:
             if successor is not None:
                 await self._withdraw(successor, move)
             await self._go_back(run, move, error, resumable=move.bases == before)
+            if owner.run is run:
+                owner.life.stayed(run, owner.features, widened=widened)
             raise
         run.close()
         return begun
