@@ -6,8 +6,6 @@ import json
 import re
 import shutil
 import subprocess
-import sys
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -28,9 +26,12 @@ from cvqd.wire.net_control import COMMANDS, NAMES, OK, MacAddrSet, StatsQuery, V
 from cvqd.wire.trace_frame import Kind, Outcome, TraceFrame
 from driven_guest import MAC_A, DrivenGuest
 from rig import Rig, jumping_clock, settled
+from verb_process import running
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from contextlib import AbstractAsyncContextManager
+
+    from verb_process import VerbProcess
 
 LUA = Path(__file__).resolve().parents[1] / "config" / "cvqd.lua"
 SECOND = 1_000_000_000
@@ -190,32 +191,15 @@ def test_wiresharks_script_knows_every_command():
         assert words == {kind.value: kind.name.lower() for kind in kinds}
 
 
-@asynccontextmanager
-async def tracing(daemon: DaemonProcess, *arguments: str) -> AsyncIterator[trio.Process]:
+def tracing(daemon: DaemonProcess, *arguments: str) -> AbstractAsyncContextManager[VerbProcess]:
     """``cvqd trace`` in a process, once it follows."""
-    process = await trio.lowlevel.open_process(
-        [sys.executable, "-m", "cvqd", "trace", "--config", str(daemon.config), *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+    return running(
+        "trace",
+        "--config",
+        str(daemon.config),
+        *arguments,
+        greeting="cvqd: tracing vm0; times are UTC",
     )
-    try:
-        assert process.stderr is not None
-        said = b""
-        while b"\n" not in said:
-            said += await process.stderr.receive_some()
-        assert said == b"cvqd: tracing vm0; times are UTC\n"
-        yield process
-    finally:
-        process.kill()
-        await process.wait()
-        assert process.stdout is not None
-        await process.stdout.aclose()
-        await process.stderr.aclose()
-
-
-async def output(stream: trio.abc.ReceiveStream | None) -> bytes:
-    assert stream is not None
-    return b"".join([bytes(chunk) async for chunk in stream])
 
 
 async def test_the_verb_traces_a_daemon_in_every_form(tmp_path: Path):
@@ -232,19 +216,19 @@ async def test_the_verb_traces_a_daemon_in_every_form(tmp_path: Path):
             await guest.start()
             assert await guest.set_mac(MAC_A) == 0
             assert await guest.set_mac(b"\x01" + MAC_A[1:]) == 1
-            shown = (await output(text.stdout)).decode().splitlines()
+            shown = (await text.out()).decode().splitlines()
             assert await text.wait() == 0
-            assert (await output(text.stderr)) == b"cvqd: 2 traced, 0 lost\n"
+            assert (await text.err()) == b"cvqd: 2 traced, 0 lost\n"
             assert "mac.addr_set        ok " in shown[0]
             assert "mac=52:54:00:aa:00:01" in shown[0]
             assert shown[1].endswith("mac=01:54:00:aa:00:01  mac.not_unicast: 01:54:00:aa:00:01")
-            assert read(capture.read_bytes()).packets == read(await output(piped.stdout)).packets
+            assert read(capture.read_bytes()).packets == read(await piped.out()).packets
             guest.close()
             assert await daemon.stop() == 0
-            objects = [json.loads(line) for line in (await output(lines.stdout)).splitlines()]
+            objects = [json.loads(line) for line in (await lines.out()).splitlines()]
             assert [entry["fields"]["mac"][:2] for entry in objects] == ["52", "01"]
             assert await lines.wait() == 69
-            assert (await output(lines.stderr)).endswith(b"cvqd: the instance has ended\n")
+            assert (await lines.err()).endswith(b"cvqd: the instance has ended\n")
     comments = [packet.comment for packet in read(capture.read_bytes()).packets]
     assert comments[0] == "mac.addr_set mac=52:54:00:aa:00:01"
     assert len(comments) == 4

@@ -28,6 +28,7 @@ from cvqd.verbs import (
     snapshot,
     status,
     trace,
+    watch,
 )
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ VERBS: Final = (
     check_config,
     probe,
     status,
+    watch,
     trace,
     metrics,
     announce,

@@ -63,6 +63,10 @@ class Following:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Hang up."""
         self._socket.close()
 
     def fileno(self) -> int:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from cvqd.paint import Paint
 
 _MARGIN: Final = 14
-_OUTCOMES: Final = ("ok", "err", "refused", "malformed", "expired", "late")
+OUTCOMES: Final = ("ok", "err", "refused", "malformed", "expired", "late")
 _RECENT: Final = 8
 
 #: words that an operator looks for
@@ -221,7 +221,7 @@ def _coalescing(coalescing: Mapping[str, Any]) -> list[str]:
 def _counters(counters: Mapping[str, Any], width: int) -> Iterator[str]:
     answers = counters.get("answers", {})
     seen = {outcome for outcomes in answers.values() for outcome in outcomes}
-    columns = [outcome for outcome in _OUTCOMES if outcome in seen or outcome == "ok"]
+    columns = [outcome for outcome in OUTCOMES if outcome in seen or outcome == "ok"]
     head = f"{'':<18}" + "".join(f"{outcome:>10}" for outcome in columns)
     yield _row("commands", head if answers else "none")
     for command, outcomes in answers.items():

@@ -46,6 +46,8 @@ MAX_STREAMS: Final = 8
 #: seconds in which a client must send a whole line, and take a whole answer
 IDLE: Final = 30.0
 SEND: Final = 5.0
+#: seconds in which the last lines of a stream must be taken when the daemon ends
+PARTING: Final = 0.05
 
 # sysexits.h
 _BUSY: Final = 75
@@ -153,9 +155,18 @@ async def _pass_on(follower: Follower, stream: trio.SocketStream) -> None:
 
     It may take as long as it likes: it loses lines, and nobody waits for it.
     """
-    with suppress(trio.BrokenResourceError):
-        while True:
-            await stream.send_all(await follower.take())
+    lines = b""
+    with suppress(OSError):
+        try:
+            while True:
+                lines = await follower.take()
+                while lines:
+                    lines = lines[await stream.socket.send(lines) :]
+        except trio.Cancelled:
+            # what a daemon says when it ends is worth a short wait
+            with trio.move_on_after(PARTING, shield=True), suppress(trio.BrokenResourceError):
+                await stream.send_all(lines + follower.waiting())
+            raise
 
 
 async def _until_closed(stream: trio.SocketStream, scope: trio.CancelScope) -> None:

@@ -71,6 +71,10 @@ class Follower:
     async def take(self) -> bytes:
         """All waiting lines; waits for one."""
         await self._news.wait()
+        return self.waiting()
+
+    def waiting(self) -> bytes:
+        """All waiting lines, if there are any."""
         self._news = trio.Event()
         if self._lost:
             self._mark_gap()

@@ -1,0 +1,56 @@
+"""A verb of the command line in a process of its own, for verbs that go on until something ends them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import trio
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+
+class VerbProcess:
+    """``out`` and ``err`` read to the end; ``wait`` is the exit code."""
+
+    def __init__(self, process: trio.Process) -> None:
+        self._process = process
+
+    async def out(self) -> bytes:
+        return await _rest(self._process.stdout)
+
+    async def err(self) -> bytes:
+        return await _rest(self._process.stderr)
+
+    async def wait(self) -> int:
+        return await self._process.wait()
+
+
+@asynccontextmanager
+async def running(*arguments: str, greeting: str) -> AsyncIterator[VerbProcess]:
+    """``cvqd`` with these arguments, once it has said ``greeting`` on standard error; killed at the end."""
+    process = await trio.lowlevel.open_process(
+        [sys.executable, "-m", "cvqd", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    try:
+        said = b""
+        while not said.endswith(b"\n"):
+            said += await process.stderr.receive_some()
+        assert said.decode() == f"{greeting}\n"
+        yield VerbProcess(process)
+    finally:
+        process.kill()
+        with trio.CancelScope(shield=True):
+            await process.wait()
+            await process.stdout.aclose()
+            await process.stderr.aclose()
+
+
+async def _rest(stream: trio.abc.ReceiveStream | None) -> bytes:
+    assert stream is not None
+    return b"".join([bytes(chunk) async for chunk in stream])
