@@ -47,7 +47,7 @@ _BASE: Final = 4096 * record_size(4) + 254 * record_size(12) + 4096
 #: bytes for what cvqd itself has to say between two commands
 _SLACK: Final = 256
 #: commands that leave everything as it is
-_QUESTIONS: Final = (CoalVqGet, StatsGet, StatsQuery)
+_QUESTIONS: Final = frozenset({CoalVqGet, StatsGet, StatsQuery})
 
 
 class StateKeeper(Protocol):
@@ -184,7 +184,7 @@ class StateLog:
         if not fresh:
             return
         for id_, change in fresh:
-            if not isinstance(change, _QUESTIONS):
+            if type(change) not in _QUESTIONS:
                 self._log.append(Kind.COMMAND, id_, _bytes(change))
         self._log.commit()
 

@@ -4,7 +4,7 @@
 
 ``floor`` is a driver straight on the simulator in its own process, ``bare`` a
 relay of sixty lines between the same two ends (of split rings), ``daemon`` is
-``cvqd run``.
+``cvqd run``, ``unkept`` the same where no state is kept for a restart.
 The guest is on one core, the other end on another.  The three take turns in
 fresh processes, each turn short enough for the daemon to write every log line
 it has.  Of each end's turns the quietest is shown (the lowest p50), and at the
@@ -38,9 +38,9 @@ if TYPE_CHECKING:
     from cvqd.wire.ring_format import RingFormat
 
 DEPTHS: Final = (1, 8, 32)
-ENDS: Final = ("floor", "bare", "daemon")
+ENDS: Final = ("floor", "bare", "daemon", "unkept")
 #: the bare relay reads split rings only
-RINGS: Final = {"split": (SPLIT, ENDS), "packed": (PACKED, ("floor", "daemon"))}
+RINGS: Final = {"split": (SPLIT, ENDS), "packed": (PACKED, ("floor", "daemon", "unkept"))}
 _WARM_UP: Final = 50
 #: commands in one turn: fewer than a guest may cause log lines at once
 _TURN: Final = BURST - 200
@@ -66,14 +66,17 @@ def summary(samples: list[int]) -> Times:
 @asynccontextmanager
 async def guest_of(end: str, ring_format: RingFormat, cpu: int | None) -> AsyncIterator[NetDriver]:
     """A driver connected to one of ``ENDS``."""
-    if end != "daemon":
+    if end in ("floor", "bare"):
         how = "direct" if end == "floor" else "relay"
         with beside_device(how, cpu, ring_format=ring_format) as driver:
             yield driver
         return
-    async with behind_daemon(cpu, ring_format=ring_format) as (driver, _, log):
+    kept = end == "daemon"
+    async with behind_daemon(cpu, ring_format=ring_format, kept=kept) as (driver, _, log):
         yield driver
         told = log.read_text()
+        if ("state.kept" in told) is not kept:
+            raise RuntimeError("the wrong daemon was measured")
         if "log.limited" in told or "cvq.command.acked" not in told:
             raise RuntimeError("the daemon was to write every line, and did not")
 
@@ -156,6 +159,9 @@ def show_latencies(times: Latencies, ring: str) -> None:
         if "bare" in ends:
             aim(f"  depth {depth:>2}  daemon / bare", daemon / times["bare", depth].p50, 2, "x")
         line(f"  depth {depth:>2}  daemon / floor", f"{daemon / times['floor', depth].p50:.2f}x")
+        cost = daemon - times["unkept", depth].p50
+        line(f"  depth {depth:>2}  state kept / not kept", f"{daemon / times['unkept', depth].p50:.2f}x")
+        line(f"  depth {depth:>2}  keeping one command", f"{cost / depth:.2f} us")
     aim("  32 in one batch / 32 single", times["daemon", 32].p50 / (32 * times["daemon", 1].p50), 0.5, "x")
 
 

@@ -57,6 +57,11 @@ _COMMANDS = itertools.cycle(
     [MacAddrSet(bytes.fromhex(f"525400c0de{last:02x}")).encode() for last in range(256)]
 )
 _TIMEOUT_NS = 5_000_000_000
+#: a daemon whose default state directory cannot be made, and that was told of no other
+_UNKEPT = (
+    "from cvqd import state_log; state_log.DEFAULT_STATE = '/dev/null/{instance}';"
+    " from cvqd.cli import main; raise SystemExit(main())"
+)
 
 
 def batch(driver: NetDriver, depth: int) -> int:
@@ -115,14 +120,14 @@ def beside_device(
 
 @contextmanager
 def daemon(
-    fd: int, cpu: int | None, node: str | None = None, *, packed: bool = False
+    fd: int, cpu: int | None, node: str | None = None, *, packed: bool = False, kept: bool = True
 ) -> Iterator[tuple[int, Path]]:
     """A daemon as installed, log level info, on a socket (listening or connected); its pid and log file."""
     with tempfile.TemporaryDirectory() as name:
         log = Path(name) / "log"
         with log.open("wb") as sink:
             process = subprocess.Popen(
-                [*daemon_command(Path(name), cpu, node, packed=packed), "--fd", str(fd)],
+                [*daemon_command(Path(name), cpu, node, packed=packed, kept=kept), "--fd", str(fd)],
                 stdin=subprocess.DEVNULL,
                 stderr=sink,
                 pass_fds=[fd],
@@ -140,14 +145,16 @@ async def behind_daemon(
     node: str | None = None,
     features: int = _FEATURES,
     ring_format: RingFormat = SPLIT,
+    *,
+    kept: bool = True,
 ) -> AsyncIterator[tuple[NetDriver, int, Path]]:
-    """A guest of a daemon, with the daemon's pid and log file."""
+    """A guest of a daemon, with the daemon's pid and log file; ``kept`` if a restart would know its state."""
     ours, theirs = socket.socketpair()
     if ring_format.packed:
         features |= Feature.RING_PACKED.mask
     with theirs, GuestMemory() as memory, NetDriver(memory, PAIRS, ring_format=ring_format) as driver:
         setup = driver.setup(features)
-        with daemon(theirs.fileno(), cpu, node, packed=ring_format.packed) as (pid, log):
+        with daemon(theirs.fileno(), cpu, node, packed=ring_format.packed, kept=kept) as (pid, log):
             async with FrontEnd(ours) as frontend:
                 await frontend.play(ORDERS["qemu"].connect(setup))
                 await frontend.play(ORDERS["qemu"].start(setup))
@@ -167,7 +174,12 @@ async def linux_behind_daemon(cpu: int | None, daemon_cpu: int | None) -> AsyncI
 
 
 def daemon_command(
-    directory: Path, cpu: int | None = None, node: str | None = None, *, packed: bool = False
+    directory: Path,
+    cpu: int | None = None,
+    node: str | None = None,
+    *,
+    packed: bool = False,
+    kept: bool = True,
 ) -> Sequence[str]:
     """``cvqd run`` on the simulator or a ``node``, all files in ``directory``."""
     config = directory / "vm0.yaml"
@@ -176,8 +188,11 @@ def daemon_command(
         content["device"]["features"] = feature_names(default_features(PAIRS) | Feature.RING_PACKED.mask)
     if node is not None:
         content["device"] = {"kind": "vhost-vdpa", "path": node}
+    if not kept:
+        del content["state"]
     config.write_text(yaml.safe_dump(content))
-    return [*pinned(cpu), sys.executable, "-m", "cvqd", "run", "--config", str(config)]
+    program = ["-m", "cvqd"] if kept else ["-c", _UNKEPT]
+    return [*pinned(cpu), sys.executable, *program, "run", "--config", str(config)]
 
 
 def pinned(cpu: int | None) -> list[str]:

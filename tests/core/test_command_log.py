@@ -84,14 +84,11 @@ class Stops(CommandLog):
             raise KeyboardInterrupt
         self.left -= 1
 
-    def _put(self, half: memoryview, record: bytes) -> None:
-        # the two halves of a copy that is under way
-        for part in (slice(0, 8), slice(8, None)):
+    def _put(self, half: memoryview, at: int, data: bytes) -> None:
+        # a copy that is under way is done in parts
+        for begin in range(0, len(data), 20):
             self._store()
-            piece = record[part]
-            at = self._end + (part.start or 0)
-            half[at : at + len(piece)] = piece
-        self._end += len(record)
+            super()._put(half, at + begin, data[begin : begin + 20])
 
 
 class _Watched:

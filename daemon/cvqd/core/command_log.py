@@ -19,7 +19,6 @@ from cvqd.wire.state_log import (
     encode_record,
     generation_and_tail,
     half_at,
-    record_size,
     scan,
 )
 
@@ -52,7 +51,8 @@ class CommandLog:
         # words of eight bytes: whatever publishes is one store
         self._words = tuple(half[:HALF_HEADER].cast("Q") for half in halves)
         self._end = HALF_HEADER + self._words[self._current][_TAIL]
-        self._committed = self._end
+        #: records that do not count yet, not even written
+        self._pending: list[bytes] = []
 
     @property
     def free(self) -> int:
@@ -69,34 +69,34 @@ class CommandLog:
         return scan(self._halves[self._current])
 
     def append(self, kind: Kind, sequence: int, data: bytes) -> None:
-        """Put a record behind the others, for ``commit``; there must be room."""
-        self._put(self._halves[self._current], encode_record(kind, sequence, data))
+        """Prepare a record behind the others, for ``commit``; there must be room."""
+        record = encode_record(kind, sequence, data)
+        self._pending.append(record)
+        self._end += len(record)
 
     def commit(self) -> None:
         """Let everything appended count."""
-        if self._committed != self._end:
-            self._words[self._current][_TAIL] = self._end - HALF_HEADER
-            self._committed = self._end
+        data = b"".join(self._pending)
+        self._pending.clear()
+        self._put(self._halves[self._current], self._end - len(data), data)
+        self._words[self._current][_TAIL] = self._end - HALF_HEADER
 
     def rewrite(self, records: Iterable[Record]) -> bool:
         """Let these records, and nothing else, count; False and no change where they do not fit."""
-        records = list(records)
-        if HALF_HEADER + sum(record_size(len(record.data)) for record in records) > len(self._halves[0]):
+        data = b"".join(encode_record(*record) for record in records)
+        if HALF_HEADER + len(data) > len(self._halves[0]):
             return False
         other = 1 - self._current
         words = self._words[other]
         words[_GENERATION] = 0
-        self._end = HALF_HEADER
-        for record in records:
-            self._put(self._halves[other], encode_record(*record))
-        words[_TAIL] = self._end - HALF_HEADER
-        self._committed = self._end
+        self._put(self._halves[other], HALF_HEADER, data)
+        words[_TAIL] = len(data)
+        self._end = HALF_HEADER + len(data)
+        self._pending.clear()
         self._generation += 1
         words[_GENERATION] = self._generation
         self._current = other
         return True
 
-    def _put(self, half: memoryview, record: bytes) -> None:
-        end = self._end + len(record)
-        half[self._end : end] = record
-        self._end = end
+    def _put(self, half: memoryview, at: int, data: bytes) -> None:
+        half[at : at + len(data)] = data

@@ -6,8 +6,9 @@ generation is in force.  Records behind its tail do not exist yet; the other
 half is where the next base is written, and its generation is stored last.
 So each step from one valid log to the next is a single store of eight bytes.
 
-A record is a checksum, a word with its kind and its length, a sequence number
-and its data, padded to eight bytes.  Little-endian throughout, as the rings are.
+A record is a checksum of what follows, a word with its kind and its length, a
+sequence number and its data, padded to eight bytes.  Little-endian throughout,
+as the rings are.
 
 What is read here may be anything: a file of another version, of another boot,
 cut short, or damaged.  ``Header.decode`` refuses with a reason, ``scan`` ends at
@@ -38,6 +39,8 @@ _CHECKSUM: Final = struct.Struct("<I")
 _HALF: Final = struct.Struct("<QQ")
 _RECORD: Final = struct.Struct("<IIQ")
 _COVERED: Final = struct.Struct("<IQ")
+#: by what the length leaves when divided by 8
+_PADDING: Final = tuple(bytes(-rest % 8) for rest in range(8))
 _KIND_SHIFT: Final = 28
 _LENGTH: Final = (1 << _KIND_SHIFT) - 1
 
@@ -126,9 +129,9 @@ def record_size(length: int) -> int:
 
 def encode_record(kind: int, sequence: int, data: bytes) -> bytes:
     """One record, padded."""
-    word = kind << _KIND_SHIFT | len(data)
-    checksum = crc32(data, crc32(_COVERED.pack(word, sequence)))
-    return _RECORD.pack(checksum, word, sequence) + data + bytes(-len(data) % 8)
+    length = len(data)
+    body = _COVERED.pack(kind << _KIND_SHIFT | length, sequence) + data + _PADDING[length & 7]
+    return crc32(body).to_bytes(4, "little") + body
 
 
 class Scan(NamedTuple):
@@ -147,11 +150,10 @@ def scan(half: memoryview) -> Scan:
     while at + _RECORD.size <= end:
         checksum, word, sequence = _RECORD.unpack_from(half, at)
         length = word & _LENGTH
-        if at + record_size(length) > end:
+        behind = at + record_size(length)
+        if behind > end or crc32(half[at + _CHECKSUM.size : behind]) != checksum:
             break
-        data = bytes(half[at + _RECORD.size : at + _RECORD.size + length])
-        if crc32(data, crc32(_COVERED.pack(word, sequence))) != checksum:
-            break
-        records.append(Record(word >> _KIND_SHIFT, sequence, data))
-        at += record_size(length)
+        begin = at + _RECORD.size
+        records.append(Record(word >> _KIND_SHIFT, sequence, bytes(half[begin : begin + length])))
+        at = behind
     return Scan(records, HALF_HEADER + tail - at)
