@@ -14,6 +14,7 @@ import command_table
 from cvqd import cli, config, events, metrics
 from cvqd.manual import schema
 from cvqd.manual.command_tree import command
+from cvqd.report import anomaly, blackout
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 
@@ -51,6 +52,15 @@ def metric_table() -> list[str]:
     return rows
 
 
+def anomaly_table() -> list[str]:
+    """One row per kind of finding of a report."""
+    return [
+        "| anomaly | meaning |",
+        "|---|---|",
+        *(f"| `{kind}` | {text} |" for kind, text in anomaly.KINDS.items()),
+    ]
+
+
 def with_tables(text: str) -> str:
     """The text with every generated part as the code has it."""
     tables = (
@@ -60,6 +70,7 @@ def with_tables(text: str) -> str:
         ("config table", config.table()),
         ("event table", event_table()),
         ("bad day table", bad_days.table()),
+        ("anomaly table", anomaly_table()),
         ("metric table", metric_table()),
     )
     for name, rows in tables:
@@ -74,6 +85,10 @@ def with_tables(text: str) -> str:
 def test_the_readmes_tables_are_the_codes():
     text = README.read_text()
     assert with_tables(text) == text, "run: python tests/test_readme.py"
+
+
+def test_the_rule_for_long_blackouts_is_the_codes():
+    assert f"A blackout is long if it is {blackout.RULE}." in README.read_text()
 
 
 def test_every_cell_of_the_command_table_says_something():

@@ -47,16 +47,17 @@ def page(findings: Findings) -> str:
             element("meta", name="viewport", content="width=device-width, initial-scale=1"),
             element("meta", name="color-scheme", content="light dark"),
             element("title", f"cvqd report: {findings.verdict}"),
-            element("style", style()),
+            element("style", style("picture.css", "page.css")),
         ),
         element("body", element("main", *_body(findings))),
         lang="en",
     )
 
 
-def style() -> Markup:
-    """``page.css``."""
-    return Markup(Path(__file__).with_name("page.css").read_text(encoding="utf-8"))
+def style(*names: str) -> Markup:
+    """Style sheets of this package."""
+    here = Path(__file__)
+    return Markup("".join(here.with_name(name).read_text(encoding="utf-8") for name in names))
 
 
 def _body(findings: Findings) -> Iterator[Markup]:

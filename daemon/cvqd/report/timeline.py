@@ -45,7 +45,7 @@ class _Scale:
 
 
 def timeline(move: Move) -> Markup:
-    """An SVG element of ``WIDTH`` units; its colours are classes of ``page.css``."""
+    """An SVG element of ``WIDTH`` units; its colours are classes of ``picture.css``."""
     rows = _rows(move)
     bottom = _TOP + _COMMANDS + _ROW * len(rows)
     height = bottom + _FOOT
