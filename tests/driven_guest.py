@@ -19,9 +19,9 @@ MAC_A = bytes.fromhex("525400aa0001")
 class DrivenGuest:
     """Memory and four pairs of rings behind a front-end as QEMU would be."""
 
-    def __init__(self, front_end: FrontEnd) -> None:
+    def __init__(self, front_end: FrontEnd, memory: GuestMemory | None = None) -> None:
         self.front_end = front_end
-        self.memory = GuestMemory()
+        self.memory = memory or GuestMemory()
         self.driver = NetDriver(self.memory, 4)
 
     async def start(self) -> None:

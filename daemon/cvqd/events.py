@@ -131,6 +131,12 @@ _ALL: Final = (
         ("regions", "bytes", "added", "removed", "elapsed_us"),
     ),
     Event(
+        "memory.lost",
+        "error",
+        "a front-end took back memory that it had lent; the daemon dies of SIGBUS",
+        ("where",),
+    ),
+    Event(
         "cvq.driven",
         "info",
         "the front-end keeps the guest's control queue; cvqd drives the device's",

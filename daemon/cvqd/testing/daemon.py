@@ -195,15 +195,19 @@ class DaemonProcess:
         return await self.wait(deadline=deadline)
 
     async def wait(self, *, deadline: float = 10.0) -> int:
-        """Wait for the daemon's end; its exit code, negative for a signal."""
+        """Wait for the daemon's end and the last of its log; its exit code, negative for a signal."""
         pidfd = os.pidfd_open(self._process.pid) if self._process.returncode is None else None
-        if pidfd is not None:
-            try:
-                with trio.fail_after(deadline):
+        try:
+            with trio.fail_after(deadline):
+                if pidfd is not None:
                     await trio.lowlevel.wait_readable(pidfd)
-            except trio.TooSlowError:
-                raise DaemonError(self._told(f"the daemon did not end within {deadline:g} s")) from None
-            finally:
+                async with self._news:
+                    while not self._ended:
+                        await self._news.wait()
+        except trio.TooSlowError:
+            raise DaemonError(self._told(f"the daemon did not end within {deadline:g} s")) from None
+        finally:
+            if pidfd is not None:
                 os.close(pidfd)
         return self._process.wait()
 

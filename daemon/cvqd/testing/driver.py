@@ -33,7 +33,7 @@ _NOTIFY: Final = (1).to_bytes(8, "little")
 
 
 class GuestMemory:
-    """``size`` bytes of a sealed memfd that the guest sees at ``guest_address``.
+    """``size`` bytes of a memfd, ``sealed`` against other sizes, that the guest sees at ``guest_address``.
 
     ``user_address`` is the front-end's address of the same bytes (different on
     purpose: whoever confuses the two is found out).  The guest's first byte
@@ -46,13 +46,16 @@ class GuestMemory:
         guest_address: int = 0x4000_0000,
         user_address: int = 0x7F00_0000_0000,
         mmap_offset: int = 0,
+        *,
+        sealed: bool = True,
     ) -> None:
         self.description: Final = RegionDescription(guest_address, size, user_address, mmap_offset)
         self.size = size
         self.guest_address = guest_address
         self._fd = os.memfd_create("guest", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         os.ftruncate(self._fd, mmap_offset + size)
-        fcntl.fcntl(self._fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW)
+        if sealed:
+            fcntl.fcntl(self._fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW)
         self._view = memoryview(mmap.mmap(self._fd, mmap_offset + size))[mmap_offset:]
         self._next = 0
 

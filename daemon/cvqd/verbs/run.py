@@ -50,6 +50,7 @@ def _run(options: argparse.Namespace) -> int:
 
     import trio
 
+    from cvqd.host import crash
     from cvqd.host.log_sink import Sink
     from cvqd.host.logging import StructuredLog
     from cvqd.service import run
@@ -61,6 +62,7 @@ def _run(options: argparse.Namespace) -> int:
         level=config.log.level,
         format=config.log.format,
     )
+    crash.explain(log)
 
     async def serve() -> None:
         async with trio.open_nursery() as nursery:
