@@ -19,10 +19,10 @@ MAC_A = bytes.fromhex("525400aa0001")
 class DrivenGuest:
     """Memory and four pairs of rings behind a front-end as QEMU would be."""
 
-    def __init__(self, front_end: FrontEnd, memory: GuestMemory | None = None) -> None:
+    def __init__(self, front_end: FrontEnd, memory: GuestMemory | None = None, *, pairs: int = 4) -> None:
         self.front_end = front_end
         self.memory = memory or GuestMemory()
-        self.driver = NetDriver(self.memory, 4)
+        self.driver = NetDriver(self.memory, pairs)
 
     async def start(self) -> None:
         offered = await self.front_end.get_features()

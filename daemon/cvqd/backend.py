@@ -127,6 +127,9 @@ class Backend:
         except* GuestError as group:
             reason = str(_first(group))
             self._log.emit("cvq.broken", reason=_first(group).reason, detail=_first(group).detail)
+        except* OSError as group:
+            reason = str(_first(group))
+            self._log.emit("frontend.failed", reason=reason)
         finally:
             with trio.CancelScope(shield=True):
                 await self._hang_up(session, reason)

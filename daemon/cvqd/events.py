@@ -123,6 +123,12 @@ _ALL: Final = (
     Event("frontend.disconnected", "info", "the session is over", ("reason",)),
     Event("frontend.refused", "warning", "the front-end broke the protocol", ("request", "reason")),
     Event("frontend.denied", "warning", "a request was answered with an error", ("request", "reason")),
+    Event(
+        "frontend.failed",
+        "error",
+        "the system refused what a front-end needs, such as descriptors; it may come again",
+        ("reason",),
+    ),
     Event("frontend.negotiated", "info", "features as the guest took them", ("features",)),
     Event(
         "memory.mapped",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -41,10 +42,12 @@ class Run:
     ) -> None:
         """``features`` are those of the device; its shadow memory is placed."""
         self.device = device
-        self._kick = Doorbell()
-        self._call = Doorbell()
-        self.doorbells = DoorbellSet()
-        self.doorbells.add(self._call.fileno())
+        with ExitStack() as made:
+            # there may be no descriptor left for the last of them
+            self._kick, self._call, self._own_kick = (made.enter_context(Doorbell()) for _ in range(3))
+            self.doorbells = made.enter_context(DoorbellSet())
+            self.doorbells.add(self._call.fileno())
+            made.pop_all()
         self._scope: trio.CancelScope
         self._ended: trio.Event
         self._relay: Relay | None = None
@@ -55,7 +58,6 @@ class Run:
         self.guest: GuestQueue | None = None
         #: takes commands of our own where there is no control queue of the guest's
         self.own: OwnQueue | None = None
-        self._own_kick = Doorbell()
         self.guest_cvq = guest_cvq
         control, cvq = None, device.isolation.cvq
         if cvq is not None:

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from cvqd.core.device import VdpaDevice
     from cvqd.devices import DeviceLog
     from cvqd.events import EventLog
+    from cvqd.host.listener import Connection, Listener
     from cvqd.instance import FollowedLog
     from cvqd.reload import LeveledLog
     from cvqd.state_log import StateKeeper
@@ -48,6 +49,9 @@ if TYPE_CHECKING:
 
 #: seconds that the end may take beside the deadline of the commands that are in flight
 _STOP: Final = 10.0
+
+#: seconds between two looks at a front-end that cannot be taken in
+_BACKLOG_LOOK: Final = 0.1
 
 
 async def run(config: Config, *, file: str, socket_path: str | None, fd: int | None, log: ServiceLog) -> None:
@@ -91,7 +95,7 @@ async def run(config: Config, *, file: str, socket_path: str | None, fd: int | N
                 waits = f"waits for a front-end at {where.frontend_at}"
                 await notifier.status(waits)
                 await notifier.ready()
-                while (connection := await where.frontend.accept()) is not None:
+                while (connection := await _next_frontend(where.frontend, log)) is not None:
                     await notifier.status("serves a front-end")
                     async with connection:
                         await backend.serve(connection)
@@ -128,3 +132,16 @@ def limits(config: Config) -> Limits:
         mac=config.device.mac if isinstance(config.device, CharDevice) else None,
         site=config.policy,
     )
+
+
+async def _next_frontend(listener: Listener, log: EventLog) -> Connection | None:
+    """The next front-end; it waits in the backlog while the system has no descriptor for it."""
+    told = False
+    while True:
+        try:
+            return await listener.accept()
+        except OSError as error:
+            if not told:
+                log.emit("frontend.failed", reason=f"accept: {error.strerror}")
+            told = True
+            await trio.sleep(_BACKLOG_LOOK)

@@ -6,6 +6,7 @@ import os
 
 import pytest
 
+from kernel import real_systemd
 from kernel.virtual_machine import boot
 
 INSIDE = "CVQD_KERNEL" in os.environ
@@ -64,3 +65,12 @@ def card_machine(tmp_path):
         added = machine.run(["sh", "-c", _GIVE_TO_VHOST])
         assert added.code == 0, added
         yield machine
+
+
+@pytest.fixture
+def systemd_machine():
+    """A machine with one device and a systemd, and what to put before a command that is to run under it."""
+    with boot() as machine:
+        added = machine.run(["vdpa", "dev", "add", "name", "vdpa0", "mgmtdev", "vdpasim_net"])
+        assert added.code == 0, added
+        yield machine, real_systemd.start(machine)

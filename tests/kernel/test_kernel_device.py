@@ -16,7 +16,8 @@ pytestmark = [pytest.mark.kernel, pytest.mark.timeout(300)]
 
 
 CARD = "tests/kernel/inside/card"
-INSIDE = ("tests/kernel/inside", f"--ignore={CARD}")
+UNITS = "tests/kernel/inside/units"
+INSIDE = ("tests/kernel/inside", f"--ignore={CARD}", f"--ignore={UNITS}")
 PYTEST = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist")
 
 
@@ -29,8 +30,8 @@ def passed(result):
     return int(found[1])
 
 
-def run_inside(machine, *suites):
-    """Run pytest inside, where nothing is skipped; the number of tests that passed."""
+def run_inside(machine, *suites, under=()):
+    """Run pytest inside, where nothing is skipped, as arguments of ``under``; how many tests passed."""
     env = {
         "CVQD_KERNEL": "1",
         "CVQD_REQUIRE": "all",
@@ -39,7 +40,7 @@ def run_inside(machine, *suites):
         # not below /tmp, where this very run makes folders of the same names
         "PYTEST_DEBUG_TEMPROOT": "/run",
     }
-    return passed(machine.run([*PYTEST, *suites], env=env, timeout=240))
+    return passed(machine.run([*under, *PYTEST, *suites], env=env, timeout=240))
 
 
 def test_commands_come_back_with_their_exit_code_and_both_streams(machine):
@@ -71,6 +72,12 @@ def test_a_linux_guest_goes_through_the_daemon_to_the_kernels_device(machine):
 
 def test_qemus_network_card_is_served_where_its_control_queue_may_be_shared(card_machine):
     assert run_inside(card_machine, CARD) >= 7
+
+
+def test_an_instance_lives_under_systemd(systemd_machine):
+    machine, under = systemd_machine
+    # its tests are chapters of one story
+    assert run_inside(machine, "-x", "-p", "no:randomly", UNITS, under=under) >= 11
 
 
 def test_one_contract_holds_for_both_devices(machine):

@@ -67,6 +67,12 @@ class Doorbell:
         if fd >= 0:
             os.close(fd)
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
 
 class DoorbellSet:
     """Doorbells that one task waits for together.  Descriptors are borrowed."""

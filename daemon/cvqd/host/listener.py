@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 
 _ANCILLARY: Final = socket.CMSG_SPACE(MAX_DESCRIPTORS * array.array("i").itemsize)
 
+#: Seconds in which a reply must fit into the socket's buffer, which holds hundreds: a front-end that stands
+#: still asks nothing, so whoever fills it goes on asking and never reads.
+SEND: Final = 10.0
+
 #: A peer that vanishes with our reply unread resets the stream; that is an end like any other.
 _GONE: Final = (BrokenPipeError, ConnectionResetError)
 
@@ -93,12 +97,15 @@ class Connection:
         return data
 
     async def send(self, data: bytes) -> None:
-        """Send a reply; FrontendError if the front-end is gone."""
+        """Send a reply; FrontendError if the front-end is gone or does not read."""
         try:
-            while data:
-                data = data[await self._stream.send(data) :]
+            with trio.fail_after(SEND):
+                while data:
+                    data = data[await self._stream.send(data) :]
         except _GONE:
             raise FrontendError("reply", "the front-end is gone") from None
+        except trio.TooSlowError:
+            raise FrontendError("reply", f"the front-end has not read its answers for {SEND:g} s") from None
 
     def pending(self) -> bool:
         """A message, or the stream's end, waits unread."""

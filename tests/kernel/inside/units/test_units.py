@@ -1,0 +1,244 @@
+"""The life of an instance under systemd on the kernel's device: chapters of one story, run in this order.
+
+Nothing here waits by the clock: the sockets are systemd's, so whoever connects while the daemon starts
+again is served as soon as it is there.
+"""
+
+from __future__ import annotations
+
+import grp
+import json
+import os
+import shutil
+import signal
+import stat
+import subprocess
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import trio
+
+from cvqd.testing.driver import GuestMemory
+from cvqd.testing.frontend import FrontEnd
+from cvqd.wire.net_control import OK
+from driven_guest import MAC_A, DrivenGuest
+
+CHECKOUT = Path(__file__).resolve().parents[4]
+UNIT = "cvqd@vm0.service"
+FRONTEND, CONTROL = "/run/cvqd/vm0.sock", "/run/cvqd/vm0.control"
+NODE = "/dev/vhost-vdpa-0"
+CONFIG = Path("/etc/cvqd/vm0.yaml")
+CONTENT = "device: {kind: vhost-vdpa, path: /dev/vhost-vdpa-0}\nlog: {level: debug}\n"
+#: sd-daemon(3)
+PRIORITIES = {"debug": "7", "info": "6", "warning": "4", "error": "3"}
+#: seconds for a start on an emulated processor
+START = 30
+
+
+def does(*command):
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+
+
+def systemctl(*words):
+    done = does("systemctl", *words)
+    assert done.returncode == 0, f"{words}: {done.stderr}\n{journal_text()}"
+    return done.stdout
+
+
+def journal_text():
+    return does("journalctl", "--sync").stderr + does("journalctl", "-u", UNIT, "--no-pager").stdout
+
+
+def shown(name):
+    return systemctl("show", "--value", "-p", name, UNIT).strip()
+
+
+def lines():
+    """The journal's entries of the unit, the oldest first."""
+    does("journalctl", "--sync")
+    out = does("journalctl", "-u", UNIT, "-o", "json", "--no-pager").stdout
+    return [json.loads(line) for line in out.splitlines()]
+
+
+def events():
+    """The daemon's own lines, as the journal has them: entry and event."""
+    own = [entry for entry in lines() if entry["MESSAGE"].startswith("{")]
+    return [(entry, json.loads(entry["MESSAGE"])) for entry in own]
+
+
+def named(name):
+    return [event for _, event in events() if event["event"] == name]
+
+
+class Found(NamedTuple):
+    """A file's mode, group and number; all None where there is none."""
+
+    mode: int | None = None
+    group: str | None = None
+    inode: int | None = None
+
+
+def found(path):
+    try:
+        status = Path(path).stat()
+    except FileNotFoundError:
+        return Found()
+    return Found(stat.S_IMODE(status.st_mode), grp.getgrgid(status.st_gid).gr_name, status.st_ino)
+
+
+def drop_in(text):
+    """Amend the unit, for this boot, and start it anew."""
+    file = Path(f"/run/systemd/system/{UNIT}.d/test.conf")
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(text)
+    systemctl("daemon-reload")
+    systemctl("restart", UNIT)
+
+
+@asynccontextmanager
+async def guest(memory=None):
+    """A guest that has a command answered; the daemon may be starting."""
+    with trio.fail_after(START):
+        async with await FrontEnd.connect(FRONTEND) as front_end:
+            driven = DrivenGuest(front_end, memory, pairs=1)
+            try:
+                await driven.start()
+                assert await driven.set_mac(MAC_A) == OK
+                yield driven
+            finally:
+                driven.close()
+
+
+def test_one_command_installs_groups_directories_and_access_to_the_nodes():
+    done = does("sh", str(CHECKOUT / "systemd/install.sh"), "/opt/cvqd/cvqd")
+    assert done.returncode == 0, done
+    assert "systemctl enable --now cvqd@NAME" in done.stdout
+    assert found("/run/cvqd").mode == 0o755
+    if shutil.which("udevadm"):
+        does("udevadm", "settle")
+    else:
+        # a machine without udev: what its rule would do
+        shutil.chown(NODE, group="kvm")
+        Path(NODE).chmod(0o660)
+    assert found(NODE)[:2] == (0o660, "kvm")
+    CONFIG.write_text(CONTENT)
+
+
+async def test_it_starts_with_its_sockets_and_serves_a_guest():
+    systemctl("start", UNIT)
+    assert shown("ActiveState") == "active"
+    assert shown("StatusText") == f"waits for a front-end at {FRONTEND}"
+    assert found(FRONTEND)[:2] == (0o660, "kvm")
+    assert found(CONTROL)[:2] == (0o660, "cvqd")
+    async with guest():
+        assert shown("StatusText") == "serves a front-end"
+
+
+def test_the_process_has_a_user_of_its_own_and_no_privilege():
+    status = dict(
+        line.split(":\t", 1)
+        for line in Path(f"/proc/{shown('MainPID')}/status").read_text().splitlines()
+        if ":\t" in line
+    )
+    # systemd.exec(5): the range of dynamic users
+    assert all(61184 <= int(user) <= 65519 for user in status["Uid"].split())
+    assert str(grp.getgrnam("kvm").gr_gid) in status["Groups"].split()
+    assert int(status["CapEff"], 16) == int(status["CapBnd"], 16) == 0
+    assert status["NoNewPrivs"] == "1"
+    assert status["Seccomp"] == "2"
+
+
+def test_lines_in_the_journal_are_json_with_their_own_priority():
+    found = events()
+    assert {event["event"] for _, event in found} >= {
+        "device.opened",
+        "service.started",
+        "cvq.command.received",
+    }
+    assert all(entry["PRIORITY"] == PRIORITIES[event["level"]] for entry, event in found)
+
+
+def test_a_reload_and_a_question_are_answered_in_the_log():
+    CONFIG.write_text(CONTENT + "control_queue: {deadline: 2s}\n")
+    systemctl("reload", UNIT)
+    systemctl("kill", "--kill-whom=main", "--signal=USR1", UNIT)
+    assert does("/opt/cvqd/cvqd", "status", "vm0").returncode == 0
+    assert named("service.reloaded")[-1]["changed"] == ["control_queue.deadline"]
+    assert named("status.reported")[-1]["status"]["instance"] == "vm0"
+    assert shown("ActiveState") == "active"
+
+
+async def test_one_that_is_killed_starts_again_behind_the_same_sockets():
+    before, number = found(FRONTEND), shown("MainPID")
+    async with guest() as driven:
+        os.kill(int(number), signal.SIGKILL)
+        with trio.fail_after(START):
+            await driven.front_end.hung_up()
+    async with guest():
+        assert found(FRONTEND) == before
+        assert shown("NRestarts") == "1"
+        assert shown("MainPID") != number
+
+
+async def test_one_whose_memory_is_taken_back_says_so_and_starts_again():
+    memory = GuestMemory(sealed=False)
+    async with guest(memory) as driven:
+        os.ftruncate(memory.fileno(), 0)
+        driven.driver.control.notify()
+        with trio.fail_after(START):
+            await driven.front_end.hung_up()
+    async with guest():
+        assert shown("NRestarts") == "2"
+    assert len(named("memory.lost")) == 1
+    said = [entry["MESSAGE"] for entry in lines()]
+    assert "Fatal Python error: Bus error" in said
+    assert any("status=7/BUS" in line for line in said)
+
+
+async def test_one_that_gives_no_sign_of_life_is_ended_with_a_traceback_and_starts_again():
+    # the watchdog's time is short here; what withholds the sign of life is proven where the clock can jump
+    drop_in("[Service]\nWatchdogSec=3s\n")
+    async with guest() as driven:
+        os.kill(int(shown("MainPID")), signal.SIGSTOP)
+        with trio.fail_after(START):
+            await driven.front_end.hung_up()
+    async with guest():
+        assert shown("NRestarts") == "1"
+    said = [entry["MESSAGE"] for entry in lines()]
+    assert any("Watchdog timeout" in line for line in said)
+    assert "Fatal Python error: Aborted" in said
+
+
+async def test_a_stop_answers_and_ends_in_order_and_the_sockets_go_with_theirs():
+    async with guest():
+        systemctl("stop", "cvqd@vm0.socket")
+    assert shown("ActiveState") == "inactive"
+    assert shown("Result") == "success"
+    assert found(FRONTEND) == found(CONTROL) == Found()
+    last = [event["event"] for _, event in events()][-4:]
+    assert last == ["service.stopping", "device.stopped", "frontend.disconnected", "service.stopped"]
+
+
+async def test_a_front_end_that_connects_starts_it():
+    systemctl("start", "cvqd@vm0.socket")
+    assert shown("ActiveState") == "inactive"
+    async with guest():
+        assert shown("ActiveState") == "active"
+
+
+def test_all_instances_stop_and_start_as_one():
+    systemctl("enable", UNIT)
+    systemctl("stop", "cvqd.target")
+    assert shown("ActiveState") == "inactive"
+    systemctl("start", "cvqd.target")
+    assert shown("ActiveState") == "active"
+    systemctl("stop", "cvqd.target")
+
+
+def test_a_configuration_with_a_mistake_is_not_tried_again():
+    CONFIG.write_text("device: {kind: vhost-vdpa}\n")
+    assert does("systemctl", "start", UNIT).returncode != 0
+    assert shown("ExecMainStatus") == "78"
+    assert shown("ActiveState") == "failed"
+    assert any("vm0.yaml:1:9: device" in entry["MESSAGE"] for entry in lines())

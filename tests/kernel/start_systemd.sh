@@ -1,0 +1,34 @@
+# Inside the virtual machine: systemd as process 1 of a namespace of its own, with nothing to start but journald and udev.
+# Prints the number that the machine's own process 1 knows it by. Arguments: the checkout, Python and its packages.
+set -e
+checkout=$1 python=$2 packages=$3
+
+# the units do not see the places where a checkout and its environment mostly are
+mkdir -p /opt/cvqd/python /opt/cvqd/packages /opt/cvqd/daemon
+mount --bind "$python" /opt/cvqd/python
+mount --bind "$packages" /opt/cvqd/packages
+mount --bind "$checkout/daemon" /opt/cvqd/daemon
+cat >/opt/cvqd/cvqd <<X
+#!/opt/cvqd/python/bin/python3 -IS
+import sys
+sys.path += ["/opt/cvqd/daemon", "/opt/cvqd/packages"]
+from cvqd.cli import main
+sys.exit(main())
+X
+chmod 755 /opt/cvqd/cvqd
+
+units=/run/systemd/system
+mkdir -p $units
+rm -rf /etc/systemd/system/*.wants /lib/systemd/system/*.target.wants
+# what every unit waits for by default is there already
+for target in sysinit basic sockets shutdown; do
+    printf '[Unit]\nDefaultDependencies=no\n' >$units/$target.target
+done
+printf '[Unit]\nDefaultDependencies=no\nWants=systemd-journald.service systemd-udevd.service\nAllowIsolate=yes\n' >$units/test.target
+printf '' >/etc/machine-id
+systemd-id128 new >/etc/machine-id
+mount -t cgroup2 none /sys/fs/cgroup
+env -i PATH="$PATH" unshare --pid --fork --mount-proc --mount --propagation slave \
+    /lib/systemd/systemd --unit=test.target --show-status=no --log-target=kmsg </dev/null >/run/systemd.log 2>&1 &
+until [ -S /run/systemd/private ]; do sleep 0.1; done
+pgrep -x systemd

@@ -1,0 +1,118 @@
+"""The system has no more: descriptors run out at every point of a session, a front-end reads no answer."""
+
+from __future__ import annotations
+
+import resource
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from cvqd.testing.daemon import DaemonProcess, simulator_config
+from cvqd.testing.frontend import FrontEnd, FrontEndError
+from cvqd.wire.net_control import OK
+from cvqd.wire.vhost_user import FrontRequest, encode_request
+from driven_guest import MAC_A, DrivenGuest
+from rig import Rig, jumping_clock
+
+
+def descriptors(pid: int) -> int:
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+
+
+def allow(pid: int, limit: int) -> None:
+    _, most = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (limit, most))
+
+
+async def served(socket: str) -> bool:
+    """Whether a guest gets an answer; False if its connection is ended."""
+    acks: list[int] = []
+    async with await FrontEnd.connect(socket) as front_end:
+        guest = DrivenGuest(front_end, pairs=1)
+
+        async def command(scope: trio.CancelScope) -> None:
+            acks.append(await guest.set_mac(MAC_A))
+            scope.cancel()
+
+        try:
+            with trio.fail_after(10):
+                await guest.start()
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(command, nursery.cancel_scope)
+                    await front_end.hung_up()
+                    nursery.cancel_scope.cancel()
+        except FrontEndError:
+            return False
+        finally:
+            guest.close()
+    return acks == [OK]
+
+
+@pytest.mark.bad_day(
+    "descriptors run out",
+    guest="its connection ends, or waits to be taken in; it is served when there are some again",
+    log="frontend.failed, frontend.refused",
+)
+async def test_running_out_of_descriptors_ends_a_session_and_never_the_daemon(tmp_path: Path):
+    config: dict[str, Any] = simulator_config(tmp_path, max_queue_pairs=1)
+    async with DaemonProcess.start(tmp_path, config) as daemon:
+        assert await served(daemon.socket)
+        await daemon.event("frontend.disconnected")
+        idle = descriptors(daemon.pid)
+        outcomes = []
+        for more in range(1, 60):
+            mark = len(daemon.events)
+            allow(daemon.pid, idle + more)
+            outcomes.append(await served(daemon.socket))
+            await daemon.event("frontend.disconnected", after=mark)
+            if outcomes[-1]:
+                break
+            allow(daemon.pid, 1024)
+            names = {event["event"] for event in daemon.events[mark:]}
+            assert names & {"frontend.failed", "frontend.refused", "device.failed"}
+            assert await served(daemon.socket)
+        # every limit below what a guest needs was tried
+        assert outcomes == [False] * (len(outcomes) - 1) + [True]
+        assert len(outcomes) > 10
+        assert daemon.named("frontend.failed")
+        assert daemon.named("frontend.refused")
+        # none was lost on the way; the last session's may be on theirs
+        assert descriptors(daemon.pid) < idle + 5
+        assert await daemon.stop() == 0
+
+
+async def test_a_front_end_waits_while_it_cannot_be_taken_in(tmp_path: Path):
+    async with DaemonProcess.start(tmp_path, simulator_config(tmp_path)) as daemon:
+        allow(daemon.pid, 3)
+        async with await FrontEnd.connect(daemon.socket) as front_end:
+            failed = await daemon.event("frontend.failed")
+            assert failed["reason"] == "accept: Too many open files"
+            allow(daemon.pid, 1024)
+            with trio.fail_after(10):
+                assert await front_end.get_features()
+        assert len(daemon.named("frontend.failed")) == 1
+        assert await daemon.stop() == 0
+
+
+async def asked_for_ever(front_end: FrontEnd) -> None:
+    while True:
+        await front_end.send_raw(encode_request(FrontRequest.GET_FEATURES))
+
+
+@pytest.mark.bad_day(
+    "a front-end does not read its answers",
+    guest="its connection ends after ten seconds; until then and after it its commands and others are served",
+    log="frontend.refused",
+)
+@jumping_clock
+async def test_a_front_end_that_does_not_read_is_left(tmp_path: Path):
+    async with Rig.opened(tmp_path) as rig, await rig.connect() as deaf:
+        with pytest.raises(FrontEndError):
+            await asked_for_ever(deaf)
+        (refused,) = rig.log.of("frontend.refused")
+        assert refused["reason"] == "the front-end has not read its answers for 10 s"
+        async with rig.guest() as guest:
+            await guest.start()
+            await guest.set_mac()
