@@ -8,12 +8,16 @@ mkdir -p /opt/cvqd/python /opt/cvqd/packages /opt/cvqd/daemon
 mount --bind "$python" /opt/cvqd/python
 mount --bind "$packages" /opt/cvqd/packages
 mount --bind "$checkout/daemon" /opt/cvqd/daemon
-cat >/opt/cvqd/cvqd <<X
-#!/opt/cvqd/python/bin/python3 -IS
+cat >/opt/cvqd/main.py <<X
 import sys
 sys.path += ["/opt/cvqd/daemon", "/opt/cvqd/packages"]
 from cvqd.cli import main
 sys.exit(main())
+X
+# a Python that was built elsewhere looks for its library there
+cat >/opt/cvqd/cvqd <<X
+#!/bin/sh
+LD_LIBRARY_PATH=/opt/cvqd/python/lib exec /opt/cvqd/python/bin/python3 -IS /opt/cvqd/main.py "\$@"
 X
 chmod 755 /opt/cvqd/cvqd
 
