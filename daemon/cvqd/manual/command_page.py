@@ -38,6 +38,8 @@ SIGNALS: Final = {
     "SIGINT": "The same.",
     "SIGHUP": "Read the configuration file again; `cvqd.yaml`(5) says what takes effect.",
     "SIGUSR1": "Write the status to the log, as the event `status.reported`.",
+    "SIGBUS": "A front-end took back memory that it had lent: `memory.lost` is written, and the signal ends"
+    " the daemon.",
 }
 
 ENVIRONMENT: Final = {
