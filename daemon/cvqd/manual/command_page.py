@@ -18,8 +18,9 @@ SUMMARY: Final = "shadow control queue daemon for vhost-vdpa network devices"
 #: sysexits.h, and what each means here
 EXIT_STATUS: Final = {
     0: "The verb did what it was asked.",
-    1: "A check of `cvqd demo` did not hold, `cvqd snapshot diff` found a difference, or `cvqd report`"
-    " something odd.",
+    1: "What was looked at is not as it should be; the verb's own text says more.",
+    2: "A move failed and left the guest on the other device.",
+    3: "A move failed and left the guest on no device until its next kick.",
     64: "Usage: the command line is wrong.",
     65: "The data of an input file are wrong.",
     69: "There is no such device or no such instance, or the device was removed.",
@@ -91,7 +92,9 @@ def write(page: Page, parser: argparse.ArgumentParser) -> None:
     page.item("`/etc/cvqd/{instance}.yaml`", "Configuration of an instance, see `cvqd.yaml`(5).")
     for key in ("frontend.socket", "control.socket", "state.directory"):
         entry = config.field(key)
-        page.item(f"`{entry.default}`", sentence(entry.doc) + f" `{key}` puts it elsewhere.")
+        page.item(
+            f"`{entry.shown_default or entry.default}`", sentence(entry.doc) + f" `{key}` puts it elsewhere."
+        )
     page.item(
         "`/usr/share/qemu/vhost-user/50-cvqd.json`",
         "What software that manages virtual machines reads to find back-ends, see vhost-user.json of QEMU.",

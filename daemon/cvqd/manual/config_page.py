@@ -28,6 +28,33 @@ policy:
   vlans: [5, 100-199]
 """
 
+#: paragraphs about a key
+NOTES: Final = {
+    "targets": """\
+`cvqd rehearse INSTANCE --to NAME` moves a running guest to one of these devices, and back. A target
+is opened when a guest is to be moved to it; it has to offer what the guest negotiated and to hold
+what the guest has set.""",
+    "isolation": """\
+With `prefer` an instance also runs where the control queue shares the guest's address space: the
+guest can then have the device read and write the memory of the shadow queue. `isolation.shared` in
+the log says so, and `cvqd status`.""",
+    "control_queue": """\
+A command that the device has not answered by the deadline is answered with an error. If the device
+answers later, that still counts for the tracked state.""",
+    "policy": """\
+A command is judged by the specification, then by these rules, then relayed. What a rule refuses is
+answered with an error at once, and `cvq.command.refused` in the log has the name of the rule. What
+a guest gives up is never refused.""",
+    "state": """\
+What the device acknowledged is in `state.log` in this directory before the guest hears of it: a
+daemon that is killed and started again puts the device back as the guest had it. The file survives
+the process and not the host. One that cannot be used is put aside as `state.log.refused`.
+
+A directory is one instance's. It is made if need be, and belongs on tmpfs or on a file system that
+does not copy on write. One that is configured has to be usable; where none is and the default
+cannot be used, the instance runs without, and `state.not_kept` in the log says why.""",
+}
+
 
 def write(page: Page) -> None:
     """Everything below the name."""
@@ -62,6 +89,9 @@ def write(page: Page) -> None:
             _keys(page, entry.type, f"{entry.key}.")
         else:
             _key(page, entry, "")
+        for note in NOTES.get(entry.key, "").split("\n\n"):
+            if note:
+                page.paragraph(note)
     page.section("RELOADING")
     page.paragraph(
         "On SIGHUP the daemon reads the file again. "

@@ -90,4 +90,5 @@ FIELDS: Final = {
     "verdict": "`isolated`, `shared`, or `none` where there is no control queue; of a rehearsal `passed` or"
     " `failed`.",
     "version": "Version of cvqd.",
+    "where": "Line of cvqd's own code that was at work.",
 }
