@@ -100,7 +100,7 @@ class Rig:
         self.log = log
         self.owner = owner
         self.socket = socket
-        self.journal = owner._journal
+        self.journal = owner.journal
         self.backend: Backend
         self.rehearsals: Rehearsals
 

@@ -90,6 +90,19 @@ async def test_what_a_guest_does_is_counted_by_command_and_outcome(tmp_path: Pat
         assert value(found, "cvqd_events_total", event="cvq.command.expired") == 1
 
 
+async def test_the_blackout_of_a_move_is_measured_and_one_that_was_refused_had_none(tmp_path: Path):
+    spares = {"spare": SimulatorSpec(max_queue_pairs=2), "small": SimulatorSpec(max_queue_pairs=1)}
+    async with Rig.opened(tmp_path, targets=spares) as rig, rig.guest() as guest:
+        await guest.start()
+        assert (await rig.rehearsals.rehearse({"to": "small"}))["verdict"] == "failed"
+        assert value(samples(text(rig)), "cvqd_switchover_blackout_seconds_count") == 0
+        answer = await rig.rehearsals.rehearse({"to": "spare", "back": True})
+        found = samples(text(rig))
+    assert value(found, "cvqd_switchover_blackout_seconds_count") == 2
+    dark = sum(move["blackout_us"] for move in answer["moves"])
+    assert value(found, "cvqd_switchover_blackout_seconds_sum") == pytest.approx(dark / 1e6)
+
+
 async def test_a_guest_cannot_make_metrics_grow(tmp_path: Path):
     async with Rig.opened(tmp_path) as rig, rig.guest() as guest:
         await guest.start()

@@ -74,11 +74,12 @@ _ALL: Final = (
     Metric("cvqd_device_faults", "counter", "breaches of the virtqueue protocol by the device"),
     Metric("cvqd_state_changes", "counter", "changes of the tracked state"),
     Metric("cvqd_state_uncertain", "gauge", "1 while an expired command may still change the device"),
+    Metric("cvqd_state_kept", "gauge", "1 where tracked state outlives the process"),
     Metric("cvqd_replays", "counter", "times that tracked state was put back into a device"),
     Metric(
         "cvqd_switchover_blackout_seconds",
         "histogram",
-        "how long no device served the data queues, for each switchover",
+        "how long no device served the data queues, for each switchover and dry rehearsal",
         unit="seconds",
     ),
     Metric(

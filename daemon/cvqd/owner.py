@@ -60,7 +60,7 @@ class Owner:
         #: seconds that a stop waits for the device's answers, if no deadline comes before
         self.patience = inf
         self._log = log
-        self._journal = journal
+        self.journal = journal
         self.memory = GuestMemory(device, log)
         self.life = DriverLife(device, limits, log, kept or NothingKept())
         self.recovery = Recovery()
@@ -329,7 +329,7 @@ class Owner:
             shadow=shadow,
             ledger=self.life.ledger,
             policy=self._policy(run),
-            journal=self._journal,
+            journal=self.journal,
             deadline=self.life.limits.deadline,
             max_command=self.life.limits.max_command,
             kick_device=run.kick_device,

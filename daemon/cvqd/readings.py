@@ -47,6 +47,7 @@ def read(
         "cvqd_device_faults": journal.counts["device_faults"],
         "cvqd_state_changes": log.counts.get("state.changed", 0),
         "cvqd_state_uncertain": int(owner.life.ledger.uncertain),
+        "cvqd_state_kept": int(owner.life.kept.path is not None),
         "cvqd_replays": log.counts.get("state.replayed", 0),
         "cvqd_switchover_blackout_seconds": journal.blackouts,
         "cvqd_events": {

@@ -107,6 +107,8 @@ class Rehearsals:
         move = Move(self._log, kind, owner.current.name, place, owner.state.digest())
         moves.append(move)
         await (self._migration.try_dry(move) if kind == "dry" else self._migration.switch(move))
+        if move.blackout_us:
+            owner.journal.blackouts.observe(move.blackout_us)
         return move
 
 
