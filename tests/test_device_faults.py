@@ -291,7 +291,7 @@ async def test_a_stop_in_a_hurry_does_not_wait_for_the_deadline(tmp_path: Path) 
         head = guest.driver.post_command(A)
         guest.control.notify()
         await settled()
-        rig.owner.patience = 0.5
+        rig.owner.ends(0.5)
         begun = trio.current_time()
         await guest.stop()
         assert 0.5 <= trio.current_time() - begun < 0.6

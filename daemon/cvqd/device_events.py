@@ -61,5 +61,5 @@ async def _watch(owner: Owner, log: EventLog) -> None:
         log.emit("device.unwatched", path=path, reason=str(error))
         return
     log.emit("device.removed", path=path)
-    owner.patience = _REMOVAL_PATIENCE
+    owner.ends(_REMOVAL_PATIENCE)
     raise UnavailableError(path, ENODEV, "the device was removed", _UNAVAILABLE)

@@ -57,8 +57,9 @@ class Owner:
         self.current = device
         #: the guest's features, without bit 30
         self.features = 0
-        #: seconds that a stop waits for the device's answers, if no deadline comes before
+        #: seconds that a stop waits for the answers of a device, if no deadline comes before
         self.patience = inf
+        self._for_good = False
         self._log = log
         self.journal = journal
         self.memory = GuestMemory(device, log)
@@ -261,6 +262,13 @@ class Owner:
         self.life.raise_announce()
         self._log.emit("announce.raised", digest=self.state.digest())
 
+    def ends(self, patience: float) -> None:
+        """The device goes away: the next stop is the last one, and everything the guest asked is answered.
+
+        It waits ``patience`` seconds for the device's answers, if no deadline comes before.
+        """
+        self.patience, self._for_good = patience, True
+
     async def stop(self, reason: str, *, failed: bool = False) -> dict[int, int]:
         """Answer what is in flight, stop and reset the device; each ring's base by the guest's index.
 
@@ -270,7 +278,7 @@ class Owner:
         if run is None:
             return {}
         with trio.CancelScope(shield=True):
-            await run.end(0 if failed else self.patience)
+            await run.end(0 if failed else self.patience, for_good=self._for_good)
             self._run = None
             bases = await run.stop_device(failed=failed)
             await self.current.read_config()

@@ -30,6 +30,7 @@ from cvqd.journal import Pending
 from cvqd.state_log import NothingKept
 from cvqd.tables import Tables, promiscuous
 from cvqd.wire.net_control import ACK, ERR, OK, Command, MacTableSet, decode
+from cvqd.wire.split_ring import MAX_SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -147,6 +148,21 @@ class Relay:
             await doorbells.wait(end if until is None else min(end, until))
             now = trio.current_time()
             self.step(now if now < end else inf, fetch=False)
+        self._journal.tell()
+
+    def turn_away(self) -> None:
+        """After ``drain``: answer ERR to whatever the guest still asks, there is nobody to ask any more."""
+        gone = GuestError("device.removed", "there is no device any more")
+        # one that goes on asking has had as many answers as a ring can hold
+        for _ in range(MAX_SIZE // self._shadow.slots):
+            more = self._fetch(inf)
+            while self._unsent:
+                pending = self._unsent.popleft()
+                if pending.ack is None:
+                    pending.refuse(gone)
+            self._answer()
+            if not more:
+                break
         self._journal.tell()
 
     def step(self, now: float, *, fetch: bool = True) -> bool:

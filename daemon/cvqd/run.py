@@ -183,12 +183,17 @@ class Run:
             if plan.call >= 0:
                 ring(plan.call)
 
-    async def end(self, patience: float) -> None:
-        """Stop relaying; every command that was popped is answered, within its deadline and ``patience``."""
+    async def end(self, patience: float, *, for_good: bool = False) -> None:
+        """Stop relaying; every command that was popped is answered, within its deadline and ``patience``.
+
+        ``for_good`` answers those that were not popped too: nobody will come for them.
+        """
         self._scope.cancel()
         await self._ended.wait()
         if self._relay is not None:
             await self._relay.drain(self.doorbells, patience)
+            if for_good:
+                self._relay.turn_away()
 
     def bases(self, reported: Mapping[int, int] | None, memory: AddressSpace) -> dict[int, int]:
         """Where each ring goes on, by the guest's index; ``reported`` is the device's word, if it gave it."""
