@@ -213,7 +213,7 @@ async def test_a_flood_of_commands_slows_down_nobody_but_the_guest(tmp_path: Pat
             control = driver.control
             assert control is not None
             while not enough.is_set() or flooded < 10_000:
-                heads = [driver.post_command(A if flooded % 8 == 0 else REFUSED) for _ in range(32)]
+                heads = [driver.post_command(REFUSED if place % 8 else A) for place in range(32)]
                 control.notify()
                 for head in heads:
                     assert (await control.wait()).head == head
