@@ -84,18 +84,20 @@ def _simulator(
 
 
 def _fault(
-    command: str | None, call: str | None, action: FaultAction, delay: float, count: int, after: int
+    command: str | None, call: str | None, action: FaultAction, delay: float, after: int, **times: int
 ) -> Fault | CallFault:
     if (command is None) == (call is None):
         raise ValueError("exactly one of command and call says what goes wrong")
     if command is not None:
         if after:
             raise ValueError("after: is for calls")
-        return Fault(command, action, delay, count)
+        return Fault(command, action, delay, **times)
     if action is not FaultAction.ERR:
         raise ValueError("action: a call can only end in `err`")
     assert call is not None
-    return CallFault(call, count, after)
+    if times["every"] > 1:
+        raise ValueError("every: is for commands")
+    return CallFault(call, times["count"], after)
 
 
 def _named(shown: str, *words: str) -> Scalar:
@@ -145,6 +147,7 @@ _FAULT: Final = Section(
         Field("action", scalars.member(FaultAction), REQUIRED, "what happens to it"),
         Field("delay", scalars.seconds(0, 3600), 5.0, "how late the answer is, for `delay`", "5s"),
         Field("count", scalars.integer(1, 1_000_000), 1, "how many commands or calls"),
+        Field("every", scalars.integer(1, 1_000_000), 1, "one of so many commands of this name"),
         Field("after", scalars.integer(0, 1_000_000), 0, "how many calls go well before, for `call`"),
     ),
     _fault,

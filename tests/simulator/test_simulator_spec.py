@@ -66,7 +66,9 @@ def test_a_peer_has_two_paths_that_fit_a_socket_address(bind, connect):
         PeerPath(bind, connect)
 
 
-@pytest.mark.parametrize("values", [{"command": ""}, {"delay": -1.0}, {"delay": float("nan")}, {"count": 0}])
+@pytest.mark.parametrize(
+    "values", [{"command": ""}, {"delay": -1.0}, {"delay": float("nan")}, {"count": 0}, {"every": 0}]
+)
 def test_a_fault_that_could_never_happen_is_refused(values):
     with pytest.raises(ValueError, match=f"^{next(iter(values))}: "):
         Fault(**{"command": "mac.addr_set", "action": FaultAction.ERR} | values)
@@ -79,6 +81,13 @@ def test_faults_are_spent_in_order():
     taken = [plan.take("mac.addr_set"), plan.take("vlan.add"), plan.take("mac.addr_set")]
     assert taken == [first, second, first]
     assert plan.take("mac.addr_set") is None
+
+
+def test_a_fault_may_meet_one_command_of_many():
+    rare = Fault("vlan.add", FaultAction.ERR, count=2, every=3)
+    plan = FaultPlan([rare])
+    assert [plan.take("vlan.add") for _ in range(8)] == [None, None, rare, None, None, rare, None, None]
+    assert not plan
 
 
 def test_faults_can_be_added_and_forgotten():

@@ -17,24 +17,31 @@ class FaultPlan:
     """The faults of the control queue that are still to come, in the order they were given."""
 
     def __init__(self, faults: Iterable[Fault] = ()) -> None:
-        self._left: list[tuple[Fault, int]] = [(fault, fault.count) for fault in faults]
+        #: each with the commands that go well before, and those that it meets then
+        self._left: list[tuple[Fault, int, int]] = []
+        for fault in faults:
+            self.add(fault)
 
     def add(self, fault: Fault) -> None:
         """Plan one more."""
-        self._left.append((fault, fault.count))
+        self._left.append((fault, fault.every - 1, fault.count))
 
     def __bool__(self) -> bool:
         return bool(self._left)
 
     def take(self, command: str) -> Fault | None:
         """The fault for a command of this log name (``mac.addr_set``), if one is due."""
-        for place, (fault, left) in enumerate(self._left):
-            if fault.command in {command, "*"}:
-                if left > 1:
-                    self._left[place] = (fault, left - 1)
-                else:
-                    del self._left[place]
-                return fault
+        for place, (fault, well, left) in enumerate(self._left):
+            if fault.command not in {command, "*"}:
+                continue
+            if well:
+                self._left[place] = (fault, well - 1, left)
+                continue
+            if left > 1:
+                self._left[place] = (fault, fault.every - 1, left - 1)
+            else:
+                del self._left[place]
+            return fault
         return None
 
     def clear(self) -> None:

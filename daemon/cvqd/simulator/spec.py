@@ -133,12 +133,13 @@ class FaultAction(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One planned misbehaviour: the next ``count`` commands called ``command`` (``*`` is any)."""
+    """One planned misbehaviour: ``count`` commands called ``command`` (``*`` is any), each ``every``-th."""
 
     command: str
     action: FaultAction
     delay: float = 5.0  #: seconds, for ``FaultAction.DELAY``
     count: int = 1
+    every: int = 1
 
     def __post_init__(self) -> None:
         if not self.command:
@@ -147,6 +148,8 @@ class Fault:
             raise ValueError(f"delay: {self.delay} is no number of seconds")
         if self.count < 1:
             raise ValueError(f"count: {self.count} is less than one")
+        if self.every < 1:
+            raise ValueError(f"every: {self.every} is less than one")
 
 
 #: calls of ``core.device.VdpaDevice`` that can be made to fail
