@@ -377,6 +377,12 @@ _ALL: Final = (
         guest=True,
     ),
     Event("simulator.call.failed", "info", "a call of the simulator fails as configured", ("call",)),
+    Event(
+        "clock.stepped",
+        "warning",
+        "the wall clock was set, or the host slept, since the line before; `mono_ns` went on as ever",
+        ("seconds",),
+    ),
     Event("control.failed", "warning", "a control request could not be served", ("reason",)),
     Event("log.limited", "warning", "a guest caused more of an event than is written", ("of", "lines")),
     Event("log.dropped", "warning", "standard error did not take these lines in time", ("lines",)),

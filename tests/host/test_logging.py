@@ -232,3 +232,40 @@ def test_an_event_costs_microseconds_and_a_filtered_one_almost_nothing(setup: Se
     # 8 us and 0.2 us on an idle machine of 2026: the bounds leave room for a busy one
     assert measured(acked, 500) < 60e-6
     assert measured(filtered, 2000) < 3e-6
+
+
+@pytest.mark.bad_day(
+    "the wall clock is set, by a day, back or forth",
+    guest="nothing: deadlines are of the monotonic clock",
+    log="clock.stepped",
+)
+@pytest.mark.parametrize("seconds", [86400, -86400, 1.5])
+def test_a_clock_that_is_set_is_told_once_and_the_order_of_lines_stays(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch, seconds: float
+):
+    log = setup.log()
+    log.emit("service.stopped")
+    real = time.time_ns
+    monkeypatch.setattr(time, "time_ns", lambda: real() + int(seconds * 1e9))
+    log.emit("service.stopped")
+    log.emit("service.stopped")
+    lines = setup.lines()
+    assert [line["event"] for line in lines] == [
+        "service.stopped",
+        "clock.stepped",
+        "service.stopped",
+        "service.stopped",
+    ]
+    assert lines[1]["seconds"] == pytest.approx(seconds, abs=0.9)
+    assert [line["seq"] for line in lines] == [1, 2, 3, 4]
+    moments = [line["mono_ns"] for line in lines]
+    assert moments[0] <= moments[2] <= moments[3]
+    assert (lines[0]["ts"] < lines[2]["ts"]) == (seconds > 0)
+
+
+def test_a_clock_that_is_slewed_is_no_event(setup: Setup, monkeypatch: pytest.MonkeyPatch):
+    log = setup.log()
+    real = time.time_ns
+    monkeypatch.setattr(time, "time_ns", lambda: real() + 400_000_000)
+    log.emit("service.stopped")
+    assert [line["event"] for line in setup.lines()] == ["service.stopped"]

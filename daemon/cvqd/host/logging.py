@@ -28,6 +28,9 @@ Line = dict[str, Any]
 
 SCHEMA: Final = 1
 
+#: a wall clock that is this far from where the monotonic one says was set, or the host slept
+_STEP_NS: Final = 1_000_000_000
+
 LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
 #: sd-daemon(3): the number that begins a line is its syslog priority
@@ -85,11 +88,15 @@ class StructuredLog:
                 return
             if limit.left_out:
                 self.emit("log.limited", of=name, lines=limit.take_left_out())
+        timestamp = self._clock.timestamp(now)
+        if self._clock.stepped:
+            seconds, self._clock.stepped = self._clock.stepped, 0.0
+            self.emit("clock.stepped", seconds=round(seconds, 3))
         self._seq += 1
         # the order of keys is the order in the line
         line = {
             "schema": SCHEMA,
-            "ts": self._clock.timestamp(),
+            "ts": timestamp,
             "mono_ns": mono_ns or now,
             "seq": self._seq,
             "run_id": self.run_id,
@@ -145,10 +152,19 @@ class Clock:
     def __init__(self) -> None:
         self._second = 0
         self._date = ""
+        self._apart = time.time_ns() - time.monotonic_ns()
+        #: seconds by which the wall clock was set since ``timestamp`` saw it before, 0 if it was not
+        self.stepped = 0.0
 
-    def timestamp(self) -> str:
-        """UTC in ISO 8601 with milliseconds."""
-        milliseconds = time.time_ns() // 1_000_000
+    def timestamp(self, mono_ns: int) -> str:
+        """UTC in ISO 8601 with milliseconds; ``mono_ns`` is the monotonic clock now."""
+        now = time.time_ns()
+        apart = now - mono_ns
+        if not -_STEP_NS < apart - self._apart < _STEP_NS:
+            self.stepped = (apart - self._apart) / 1e9
+        # from line to line: a clock that is slewed drifts as far in a day
+        self._apart = apart
+        milliseconds = now // 1_000_000
         second, rest = divmod(milliseconds, 1000)
         if second != self._second:
             self._second = second

@@ -33,11 +33,11 @@ CONTENT = "device: {kind: vhost-vdpa, path: /dev/vhost-vdpa-0}\nlog: {level: deb
 #: sd-daemon(3)
 PRIORITIES = {"debug": "7", "info": "6", "warning": "4", "error": "3"}
 #: seconds for a start on an emulated processor
-START = 30
+START = 150
 
 
 def does(*command):
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=START)
 
 
 def systemctl(*words):
@@ -87,15 +87,6 @@ def found(path):
     return Found(stat.S_IMODE(status.st_mode), grp.getgrgid(status.st_gid).gr_name, status.st_ino)
 
 
-def drop_in(text):
-    """Amend the unit, for this boot, and start it anew."""
-    file = Path(f"/run/systemd/system/{UNIT}.d/test.conf")
-    file.parent.mkdir(exist_ok=True)
-    file.write_text(text)
-    systemctl("daemon-reload")
-    systemctl("restart", UNIT)
-
-
 @asynccontextmanager
 async def guest(memory=None):
     """A guest that has a command answered; the daemon may be starting."""
@@ -125,8 +116,9 @@ def test_one_command_installs_groups_directories_and_access_to_the_nodes():
     CONFIG.write_text(CONTENT)
 
 
-async def test_it_starts_with_its_sockets_and_serves_a_guest():
-    systemctl("start", UNIT)
+async def test_what_is_enabled_starts_with_all_others_and_has_its_sockets():
+    systemctl("enable", UNIT)
+    systemctl("start", "cvqd.target")
     assert shown("ActiveState") == "active"
     assert shown("StatusText") == f"waits for a front-end at {FRONTEND}"
     assert found(FRONTEND)[:2] == (0o660, "kvm")
@@ -197,14 +189,13 @@ async def test_one_whose_memory_is_taken_back_says_so_and_starts_again():
 
 
 async def test_one_that_gives_no_sign_of_life_is_ended_with_a_traceback_and_starts_again():
-    # the watchdog's time is short here; what withholds the sign of life is proven where the clock can jump
-    drop_in("[Service]\nWatchdogSec=3s\n")
+    # what withholds the sign of a relay that stalls is proven where the clock can jump
     async with guest() as driven:
         os.kill(int(shown("MainPID")), signal.SIGSTOP)
         with trio.fail_after(START):
             await driven.front_end.hung_up()
     async with guest():
-        assert shown("NRestarts") == "1"
+        assert shown("NRestarts") == "3"
     said = [entry["MESSAGE"] for entry in lines()]
     assert any("Watchdog timeout" in line for line in said)
     assert "Fatal Python error: Aborted" in said
@@ -227,13 +218,10 @@ async def test_a_front_end_that_connects_starts_it():
         assert shown("ActiveState") == "active"
 
 
-def test_all_instances_stop_and_start_as_one():
-    systemctl("enable", UNIT)
+def test_all_instances_stop_as_one():
     systemctl("stop", "cvqd.target")
     assert shown("ActiveState") == "inactive"
-    systemctl("start", "cvqd.target")
-    assert shown("ActiveState") == "active"
-    systemctl("stop", "cvqd.target")
+    assert found(FRONTEND) == Found()
 
 
 def test_a_configuration_with_a_mistake_is_not_tried_again():
