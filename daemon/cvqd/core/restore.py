@@ -11,8 +11,10 @@ from cvqd.wire.net_control import (
     GUEST_OFFLOADS,
     Command,
     GuestOffloadsSet,
+    HashConfig,
     MacAddrSet,
     MacTableSet,
+    RssConfig,
     RxMode,
     RxModeSet,
     VlanAdd,
@@ -45,10 +47,7 @@ def _replay(state: TrackedState, features: int) -> Iterator[Command]:
         yield MacAddrSet(state.mac)
     if features & Feature.CTRL_RX.mask and (state.unicast or state.multicast):
         yield MacTableSet(state.unicast, state.multicast)
-    if features & Feature.MQ.mask and state.pairs != 1:
-        yield VqPairsSet(state.pairs)
-    if state.hashing is not None and features & state.hashing.feature.mask:
-        yield state.hashing
+    yield from _steering(state, features)
     if features & Feature.CTRL_GUEST_OFFLOADS.mask and state.offloads != features & GUEST_OFFLOADS:
         yield GuestOffloadsSet(state.offloads)
     if features & Feature.NOTF_COAL.mask:
@@ -63,3 +62,17 @@ def _replay(state: TrackedState, features: int) -> Iterator[Command]:
     if features & Feature.CTRL_VLAN.mask:
         for vid in state.vlan_ids():
             yield VlanAdd(vid)
+
+
+def _steering(state: TrackedState, features: int) -> Iterator[Command]:
+    hashing = state.hashing
+    if hashing is not None and not features & hashing.feature.mask:
+        hashing = None
+    if state.pairs != 1:
+        if features & Feature.MQ.mask:
+            yield VqPairsSet(state.pairs)
+        elif isinstance(hashing, HashConfig) and features & Feature.RSS.mask:
+            # without MQ only a table says how many, and then HASH_CONFIG ends steering by it
+            yield RssConfig(0, 0, 0, (0,), state.pairs, b"")
+    if hashing is not None:
+        yield hashing
