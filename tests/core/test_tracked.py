@@ -116,6 +116,18 @@ def test_a_replay_sends_nothing_that_was_not_negotiated(done, features):
     )
 
 
+def test_without_mq_a_table_says_how_many_pairs_there_are_before_a_hash_report_ends_it():
+    report = HashConfig(1, b"k")
+    features = EVERYTHING & ~Feature.MQ.mask
+    said = replay(fold([RSS, report]), features)
+    assert fold(said)[:6] == fold([RSS, report])[:6]
+    steering = [command for command in said if isinstance(command, RssConfig | HashConfig)]
+    assert steering == [RssConfig(0, 0, 0, (0,), 2, b""), report]
+    # a device without RSS has no such state, and a state of RSS needs no other table
+    assert RssConfig not in map(type, replay(fold([RSS, report]), features & ~Feature.RSS.mask))
+    assert replay(fold([RSS]), features).count(RSS) == 1
+
+
 def test_the_shortest_replay_says_only_what_a_reset_leaves_open():
     assert replay(RESET, mask_of(*Feature)) == [
         MacAddrSet(MAC),
