@@ -147,6 +147,15 @@ def test_one_side_alone_is_half_a_migration_and_no_anomaly(tmp_path, side):
     assert (move.verdict, move.blackout_us) == ("half", None)
 
 
+def test_a_daemon_that_takes_its_own_state_back_is_no_pair(tmp_path):
+    source, _ = migrated()
+    del source.lines[-3:]
+    source.seq -= 3
+    source.emit("snapshot.loaded", digest="81fa90c2", bytes=4096, how="front-end")
+    source.runs()
+    assert [move.verdict for move in read(tmp_path, source).moves] == ["half", "half"]
+
+
 def test_other_snapshots_are_no_moves(tmp_path):
     daemon = Daemon()
     daemon.started()

@@ -12,7 +12,7 @@ from html.parser import HTMLParser
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cvqd.events import CATALOGUE
@@ -261,6 +261,7 @@ VALUES: tuple[object, ...] = (
 STAMPS = ("2026-11-22T17:12:17.000Z", "2026-11-22T17:12:17.500Z", "nonsense, but 24 letters")
 
 
+@settings(deadline=None)
 @given(st.integers(0, 1 << 32))
 def test_no_story_is_too_strange(seed):
     """Any events in any order, with any values: they are read, and shown in every form."""

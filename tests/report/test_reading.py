@@ -8,16 +8,17 @@ import json
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cvqd.host.log_sink import Sink
 from cvqd.host.logging import StructuredLog
 from cvqd.report.line import Line, is_torn, number, numbers, parse, printable, word
 from cvqd.report.progress import Progress
-from cvqd.report.reader import LONGEST, LogFile, Reader, UnreadableError
+from cvqd.report.reader import LONGEST, LogFile, Reader, UnreadableError, _raw_lines
 from report_logs import Daemon, Host, written
 
 
@@ -81,11 +82,13 @@ def test_a_torn_line_is_known_as_one(cut):
     assert not is_torn(b"hello")
 
 
+@settings(deadline=None)
 @given(st.binary())
 def test_no_bytes_are_too_strange(raw):
     assert parse(raw) is None
 
 
+@settings(deadline=None)
 @given(st.integers(0, 400), st.binary(max_size=4))
 def test_no_damage_is_too_strange(at, instead):
     raw = bytearray(line().encode())
@@ -188,6 +191,12 @@ def test_lines_are_counted_by_what_they_are(tmp_path):
     file = reader.files[0]
     assert (file.lines, file.events, file.foreign, file.torn) == (5, 1, 2, 1)
     assert file.summary == "5 lines, 1 of ours, 2 foreign, 1 torn"
+
+
+def test_of_a_line_without_end_only_the_beginning_is_held(tmp_path):
+    (path,) = written(tmp_path, b"x" * (5 * LONGEST) + b"\ny\n")
+    with Path(path).open("rb") as file:
+        assert [len(raw) for raw in _raw_lines(file)] == [LONGEST, 2]
 
 
 def test_a_log_that_is_not_there_is_named_before_anything_is_read(tmp_path):

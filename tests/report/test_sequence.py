@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cvqd.report.line import Line
@@ -22,6 +22,7 @@ def missing(sequence: Sequence) -> list[tuple[int, int]]:
     return sorted((gap.first, gap.last) for gap in sequence.settle())
 
 
+@settings(deadline=None)
 @given(st.permutations(range(1, 30)), st.sets(st.integers(2, 28)))
 def test_every_number_that_never_comes_is_missing_in_any_order(order, lost):
     sequence = Sequence()
