@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from cvqd.core.packed_answers import PackedAnswers, resume
 from cvqd.errors import GuestError
 from cvqd.wire.packed_ring import DESC_USED, INITIAL_BASE, PackedRing
 from cvqd.wire.vhost_vdpa import Access
@@ -39,16 +40,13 @@ class GuestRing:
         """
         if self.base or not ring_format.packed:
             return self
-        try:
-            ring = self.open(memory, ring_format)
-        except GuestError:
-            return self
+        ring = self._opened(memory, ring_format)
         if not isinstance(ring, PackedRing) or ring.flags(0) & DESC_USED:
             return self
         return replace(self, base=INITIAL_BASE)
 
-    def resumed(self, memory: AddressSpace, ring_format: RingFormat) -> GuestRing:
-        """The control queue's ring, where its last answer left it.
+    def resumed(self, memory: AddressSpace, ring_format: RingFormat, noted: bytes) -> GuestRing:
+        """The control queue's ring, where its last answer left it; ``noted`` are the last of a packed one.
 
         Between runs each popped command was answered, so the used index is where to go on, whatever its
         front-end remembers: after a crash of ours it cannot know (QEMU's ``hw/virtio/vhost.c`` takes the
@@ -56,8 +54,17 @@ class GuestRing:
         answered is fetched again.
         """
         if ring_format.packed:
-            return self
+            last = PackedAnswers.decode(noted)
+            ring = None if last is None else self._opened(memory, ring_format)
+            base = resume(ring, last) if last is not None and isinstance(ring, PackedRing) else None
+            return self if base is None else replace(self, base=base)
         return replace(self, base=used_index(memory, self.num, self.addresses, ring_format))
+
+    def _opened(self, memory: AddressSpace, ring_format: RingFormat) -> AnyRing | None:
+        try:
+            return self.open(memory, ring_format)
+        except GuestError:
+            return None
 
     def initial(self, memory: AddressSpace, ring_format: RingFormat) -> bool:
         """Whether the ring was never used; asked of a ``settled`` one."""

@@ -215,7 +215,7 @@ class Owner:
         await lifecycle.bring_up(device.device, device.facts, device.mappings, device.isolation, run.plan)
         await device.read_config()
         await self.life.restore(run, self.features, pairs if driven else None)
-        run.attach(self.memory.space, self._relay)
+        run.attach(self.memory.space, self.life.kept.note, self._relay)
 
     async def enable(self, run: Run, nursery: trio.Nursery) -> None:
         """Let the guest's rings run; the run's device is the guest's from now on."""
@@ -326,7 +326,7 @@ class Owner:
 
     def _resumed(self, control: GuestRing, ring_format: RingFormat) -> GuestRing:
         said = control.settled(self.memory.space, ring_format)
-        found = said.resumed(self.memory.space, ring_format)
+        found = said.resumed(self.memory.space, ring_format, self.life.kept.noted)
         if found.base != said.base:
             self._log.emit("cvq.resumed", base=found.base, said=said.base)
         return found

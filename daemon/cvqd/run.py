@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from cvqd.core.address_space import AddressSpace
+    from cvqd.core.packed_answers import PackedAnswers
     from cvqd.core.shadow_queue import ShadowQueue
     from cvqd.core.site_policy import SitePolicy
     from cvqd.owned_device import OwnedDevice
@@ -97,7 +98,12 @@ class Run:
         if self.guest_cvq is not None and self.guest_cvq.call >= 0:
             ring(self.guest_cvq.call)
 
-    def attach(self, memory: AddressSpace, build: Callable[[Run, CommandQueue, ShadowQueue], Relay]) -> None:
+    def attach(
+        self,
+        memory: AddressSpace,
+        note: Callable[[PackedAnswers], None],
+        build: Callable[[Run, CommandQueue, ShadowQueue], Relay],
+    ) -> None:
         """Take up the guest's control queue where it stands; GuestError if it cannot be read.
 
         Where it has none, ``own`` takes its place.
@@ -117,6 +123,7 @@ class Run:
             own.base,
             indirect=self.format.indirect,
             event_index=self.format.event_index,
+            note=note,
         )
         self._relay = build(self, self.guest, self.queue)
         self.doorbells.add(own.kick)

@@ -26,6 +26,7 @@ from cvqd.wire.state_log import (
     LogError,
     OutdatedLogError,
     Record,
+    last_note,
     record_size,
 )
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
     from cvqd.config import Config
     from cvqd.core.ledger import Ledger
+    from cvqd.core.packed_answers import PackedAnswers
     from cvqd.core.tracked import Change
     from cvqd.events import EventLog
 
@@ -57,6 +59,10 @@ class StateKeeper(Protocol):
     reason: str
 
     @property
+    def noted(self) -> bytes:
+        """The last answers of a packed control queue, ``PackedAnswers`` as bytes; none where it is empty."""
+
+    @property
     def loaded(self) -> KeptState | None:
         """What another process left, until the first life of this one begins."""
 
@@ -78,12 +84,16 @@ class StateKeeper(Protocol):
     def compact(self, ledger: Ledger) -> None:
         """Keep what no command says."""
 
+    def note(self, answers: PackedAnswers) -> None:
+        """Keep what the control queue's ring is about to lose."""
+
 
 class NothingKept:
     """No state is kept; ``reason`` says why."""
 
     loaded: KeptState | None = None
     path: str | None = None
+    noted = b""
 
     def __init__(self, reason: str = "nobody asked for it") -> None:
         self.reason = reason
@@ -106,6 +116,9 @@ class NothingKept:
         """Nothing."""
 
     def compact(self, ledger: Ledger) -> None:
+        """Nothing."""
+
+    def note(self, answers: PackedAnswers) -> None:
         """Nothing."""
 
     def close(self) -> None:
@@ -147,12 +160,19 @@ class StateLog:
             memory[: len(encoded)] = encoded
             commands = CommandLog(memory)
             commands.rewrite(loaded.base() if loaded is not None else [Record(Kind.ENDED, 0, b"")])
+            if found is not None and loaded is not None:
+                commands.note(last_note(memoryview(found))[1])
             file.install()
         except BaseException:
             file.close()
             raise
         log.emit("state.kept", path=file.path, bytes=header.size)
         return cls(file, commands, loaded)
+
+    @property
+    def noted(self) -> bytes:
+        """The last answers of a packed control queue."""
+        return self._log.noted
 
     def begin(self, life: KeptState) -> None:
         """Keep this from now on."""
@@ -165,6 +185,7 @@ class StateLog:
         """Note that the life is over."""
         self.loaded = self._life = None
         self._rewrite([Record(Kind.ENDED, 0, b"")])
+        self._log.note(b"")
 
     def reserve(self, length: int, ledger: Ledger) -> bool:
         """Make sure of room for a command of so many bytes."""
@@ -201,6 +222,10 @@ class StateLog:
         # an expired command may still turn out to have come before these
         ahead = [Record(Kind.COMMAND, id_, _bytes(change)) for id_, change in ledger.ahead()]
         self._rewrite(self._life._replace(state=ledger.settled).base() + ahead)
+
+    def note(self, answers: PackedAnswers) -> None:
+        """Keep what the control queue's ring is about to lose."""
+        self._log.note(answers.encode())
 
     def close(self) -> None:
         """Let the next process have the directory; nothing can be kept any more."""

@@ -5,7 +5,7 @@ and reconnects.  After each kill the next daemon must know the state that the
 guest's acknowledgements make, or one that some of the commands it still waits
 for make of that; and when those are answered, exactly the one they all make.
 
-CVQD_KILLS is the number of kills (default 12), CVQD_SEED repeats a run.
+CVQD_KILLS is the number of kills (default 6, on rings of each format), CVQD_SEED repeats a run.
 """
 
 from __future__ import annotations
@@ -22,16 +22,17 @@ import pytest
 import trio
 
 from cvqd.core.tracked import TrackedState
-from cvqd.simulator.spec import DEFAULT_MAC
+from cvqd.simulator.spec import DEFAULT_MAC, default_features
 from cvqd.testing.daemon import DaemonProcess, simulator_config
 from cvqd.testing.survivor import FEATURES, PAIRS
 from cvqd.wire.net_control import decode
+from cvqd.wire.virtio import Feature, feature_names
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-KILLS = int(os.environ.get("CVQD_KILLS", "12"))
+KILLS = int(os.environ.get("CVQD_KILLS", "6"))
 SEED = int(os.environ.get("CVQD_SEED", "0")) or random.randrange(1 << 32)
 #: seconds for one life of a daemon on a busy machine
 PATIENCE = 60
@@ -97,12 +98,14 @@ def _spawn(words: list[str], answers: int) -> subprocess.Popen[bytes]:
 
 
 @pytest.mark.timeout(PATIENCE * (KILLS + 2))
-async def test_nothing_that_was_acknowledged_is_lost(tmp_path: Path) -> None:
+@pytest.mark.parametrize("packed", [False, True], ids=["split", "packed"])
+async def test_nothing_that_was_acknowledged_is_lost(tmp_path: Path, *, packed: bool) -> None:
     sys.stdout.write(f"CVQD_SEED={SEED}\n")
     chance = random.Random(SEED)
-    config = simulator_config(tmp_path)
+    offered = default_features(PAIRS) | (Feature.RING_PACKED.mask if packed else 0)
+    config = simulator_config(tmp_path, features=feature_names(offered))
     executed = waiting = 0
-    async with Guest.start(config["frontend"]["socket"], SEED, packed=False) as guest:
+    async with Guest.start(config["frontend"]["socket"], SEED, packed=packed) as guest:
         for number in range(KILLS + 1):
             async with DaemonProcess.start(tmp_path, config) as daemon:
                 expected = guest.possible()

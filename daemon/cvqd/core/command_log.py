@@ -13,12 +13,15 @@ from typing import TYPE_CHECKING
 
 from cvqd.wire.state_log import (
     HALF_HEADER,
+    NOTES,
     Kind,
     LogError,
     Scan,
+    encode_note,
     encode_record,
     generation_and_tail,
     half_at,
+    last_note,
     scan,
 )
 
@@ -53,6 +56,8 @@ class CommandLog:
         self._end = HALF_HEADER + self._words[self._current][_TAIL]
         #: records that do not count yet, not even written
         self._pending: list[bytes] = []
+        self._memory = memory
+        self._number, self.noted = last_note(memory)
 
     @property
     def free(self) -> int:
@@ -80,6 +85,15 @@ class CommandLog:
         self._pending.clear()
         self._put(self._halves[self._current], self._end - len(data), data)
         self._words[self._current][_TAIL] = self._end - HALF_HEADER
+
+    def note(self, data: bytes) -> None:
+        """Let ``noted`` be something else: a few bytes beside the records; b"" for nothing."""
+        self._number += 1
+        at = NOTES[self._number & 1]
+        note = encode_note(self._number, data)
+        # written over the older one: whoever finds half of it takes the other
+        self._memory[at : at + len(note)] = note
+        self.noted = data
 
     def rewrite(self, records: Iterable[Record]) -> bool:
         """Let these records, and nothing else, count; False and no change where they do not fit."""

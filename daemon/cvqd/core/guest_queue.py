@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from cvqd.core.address_space import AddressSpace
+    from cvqd.core.packed_answers import PackedAnswers
     from cvqd.wire.ring_format import AnyRing
 
 __all__ = ["Chain", "GuestQueue"]
@@ -37,6 +38,7 @@ class GuestQueue:
     ``memory`` translates descriptor addresses.  ``base`` is where the ring goes on, as SET_VRING_BASE
     says it; None is a ring that was never used.  ``fence`` is a barrier that orders loads with loads and
     stores with stores; with ``event_index``, and where ``call_wanted`` is asked, a full one.
+    ``note`` is told of the answers that a packed ring is about to get.
     """
 
     def __init__(
@@ -48,12 +50,13 @@ class GuestQueue:
         *,
         indirect: bool = False,
         event_index: bool = False,
+        note: Callable[[PackedAnswers], None] | None = None,
     ) -> None:
         self._ring: SplitDeviceRing | PackedDeviceRing
         if isinstance(ring, PackedRing):
             start = INITIAL_BASE if base is None else base
             self._ring = PackedDeviceRing(
-                ring, memory, fence, start, indirect=indirect, event_index=event_index
+                ring, memory, fence, start, indirect=indirect, event_index=event_index, note=note
             )
         else:
             self._ring = SplitDeviceRing(

@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cvqd.core.chain import Chain, indirect_table
+from cvqd.core.packed_answers import Answered, PackedAnswers
 from cvqd.errors import GuestError
 from cvqd.wire.packed_ring import (
     DESC_AVAILABLE,
@@ -46,6 +47,7 @@ class PackedDeviceRing:
         *,
         indirect: bool,
         event_index: bool,
+        note: Callable[[PackedAnswers], None] | None = None,
     ) -> None:
         self._ring = ring
         self._memory = memory
@@ -54,7 +56,9 @@ class PackedDeviceRing:
         self._event_index = event_index
         self._available, self._available_wrap, self._used, self._used_wrap = PackedBase.decode(base)
         self._told = self._used
-        self._pushed: list[tuple[int, int]] = []
+        #: place, buffer id, bytes written, flags, descriptors of each answer that is not published
+        self._pushed: list[tuple[int, int, int, int, int]] = []
+        self._note = note
         # every buffer is to be kicked for, which takes no index and no second look
         ring.device_event = (0, EVENT_ENABLE)
 
@@ -89,22 +93,32 @@ class PackedDeviceRing:
         return chain
 
     def push(self, chain: Chain, written: int) -> None:
-        """Fill the next used descriptor; only its flags will make it one."""
+        """Prepare the next used descriptor; it takes the place of one that is in use until ``publish``."""
         ring = self._ring
-        ring.put_used(self._used, chain.head, written)
         flags = used_flags(wrap=self._used_wrap) | (DESC_WRITE if written else 0)
-        self._pushed.append((self._used, flags))
+        self._pushed.append((self._used, chain.head, written, flags, chain.descriptors))
         self._used += chain.descriptors
         if self._used >= ring.num:
             self._used -= ring.num
             self._used_wrap = not self._used_wrap
 
     def publish(self) -> None:
-        """Set the flags of every pushed descriptor, the first one last: the driver sees all at once."""
+        """Fill the used descriptors, then set their flags, the first last: the driver sees all at once."""
+        ring = self._ring
+        if self._note is not None and self._pushed:
+            place, _, _, flags, _ = self._pushed[0]
+            answered = tuple(
+                Answered(ring.descriptor(at), count, id_, written)
+                for at, id_, written, _, count in self._pushed
+            )
+            self._note(PackedAnswers(ring.num, place, bool(flags & DESC_USED), answered))
+        for place, id_, written, _, _ in self._pushed:
+            ring.put_used(place, id_, written)
         # release: pairs with the driver's barrier between a used descriptor's flags and its content
         self._fence()
         while self._pushed:
-            self._ring.put_flags(*self._pushed.pop())
+            place, _, _, flags, _ = self._pushed.pop()
+            ring.put_flags(place, flags)
 
     def call_wanted(self) -> bool:
         """Whether the driver wants to be called for what was published since this was last asked."""

@@ -1,6 +1,6 @@
 """The state log as bytes: what one process leaves so that the next knows what its guest was told.
 
-One page of header, then two halves of equal size.  A half is a generation
+One page of header with two places for a note, then two halves of equal size.  A half is a generation
 (u64), a tail (u64: bytes of records) and records.  The half with the higher
 generation is in force.  Records behind its tail do not exist yet; the other
 half is where the next base is written, and its generation is stored last.
@@ -9,6 +9,9 @@ So each step from one valid log to the next is a single store of eight bytes.
 A record is a checksum of what follows, a word with its kind and its length, a
 sequence number and its data, padded to eight bytes.  Little-endian throughout,
 as the rings are.
+
+A note is a checksum, a length, a number and data; of the two the one with the
+higher number counts, and the other is where the next one goes.
 
 What is read here may be anything: a file of another version, of another boot,
 cut short, or damaged.  ``Header.decode`` refuses with a reason, ``scan`` ends at
@@ -27,6 +30,9 @@ VERSION: Final = 1
 
 #: bytes before the first half
 HEADER_SIZE: Final = 4096
+#: where in the header page the two notes are, and how long each may be
+NOTES: Final = (640, 2368)
+MAX_NOTE: Final = 1728
 #: bytes of a half before its records: generation, tail
 HALF_HEADER: Final = 16
 #: what a device is called may be a path
@@ -107,6 +113,25 @@ class Header(NamedTuple):
         if half % 8 or half <= HALF_HEADER or len(log) != header.size:
             raise LogError(f"{len(log)} bytes, not the {header.size} that its header says")
         return header
+
+
+def encode_note(number: int, data: bytes) -> bytes:
+    """A note of at most ``MAX_NOTE`` bytes, for one of the places in ``NOTES``."""
+    body = _COVERED.pack(len(data), number) + data
+    if len(body) + _CHECKSUM.size > MAX_NOTE:
+        raise ValueError(f"a note of {len(data)} bytes")
+    return _CHECKSUM.pack(crc32(body)) + body
+
+
+def last_note(log: memoryview) -> tuple[int, bytes]:
+    """Number and data of the note that counts; (0, b"") where there is none."""
+    found = (0, b"")
+    for at in NOTES:
+        checksum, length, number = _RECORD.unpack_from(log, at)
+        end = at + _RECORD.size + length
+        if end <= at + MAX_NOTE and crc32(log[at + _CHECKSUM.size : end]) == checksum:
+            found = max(found, (number, bytes(log[at + _RECORD.size : end])))
+    return found
 
 
 def half_at(log: memoryview, number: int) -> memoryview:
