@@ -380,7 +380,7 @@ _ALL: Final = (
     Event(
         "clock.stepped",
         "warning",
-        "the wall clock was set, or the host slept, since the line before; `mono_ns` went on as ever",
+        "the wall clock was set, or the host slept, since the line before; mono_ns went on as ever",
         ("seconds",),
     ),
     Event("control.failed", "warning", "a control request could not be served", ("reason",)),
