@@ -71,7 +71,7 @@ def test_the_events_page_has_every_event_with_level_meaning_and_fields():
     text = read("share/man/man7/cvqd-events.7")
     for event in events.CATALOGUE.values():
         mark = ", rate limited" if event.guest else ""
-        assert f"{event.name} ({event.level}{mark}) {event.meaning[0].upper()}{event.meaning[1:]}." in text
+        assert f"{event.name} ({event.level}{mark}) {sentence(event.meaning).replace('`', '')}" in text
         if event.fields:
             assert f"Fields: {', '.join(event.fields)}." in text
 
