@@ -155,19 +155,19 @@ class DriverLife:
             # nobody else would ask the guest any more
             self.raise_announce()
 
-    def stayed(self, run: Run, guest_features: int, *, widened: bool) -> None:
+    def stayed(self, *, widened: bool) -> None:
         """Note that it lives where it did: what another device was told meanwhile is not so here."""
         self.ledger.widened(widened=widened)
-        self._keep(run, guest_features)
 
     def stopped(self) -> None:
         """Note that the device was reset: what is tracked is what a start will make of it."""
         self.ledger = Ledger(self.state)
 
-    def runs(self) -> None:
-        """Note that the driver is there."""
+    def runs(self, device_features: int, guest_features: int) -> None:
+        """Note that the driver is there; what it sets from now on is kept."""
         self._present = True
         self._loaded = None
+        self.kept.begin(KeptState(device_features, guest_features, self._own_mac, self.state))
 
     async def restore(self, run: Run, guest_features: int, driven_pairs: int | None) -> None:
         """Give the device the state its driver left, or what a new driver begins with.
@@ -197,7 +197,6 @@ class DriverLife:
             if driven_pairs is not None and driven_pairs != self.state.pairs and word & Feature.MQ.mask:
                 self.ledger = Ledger(self.state.after(VqPairsSet(driven_pairs)))
             await self.put_back(run, replay(self.state, word))
-        self._keep(run, guest_features)
         if driven_pairs is not None:
             self._tell_driven(word)
 
@@ -230,9 +229,6 @@ class DriverLife:
             digest=self.state.digest(),
             elapsed_us=(monotonic_ns() - begun) // 1000,
         )
-
-    def _keep(self, run: Run, guest_features: int) -> None:
-        self.kept.begin(KeptState(run.plan.features, guest_features, self._own_mac, self.state))
 
     def _reset_state(self, features: int = 0) -> TrackedState:
         """State that a driver with these features on the device begins with."""

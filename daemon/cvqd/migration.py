@@ -143,19 +143,22 @@ class Migration:
             with move.phase("replay"):
                 successor = await owner.plan(target, *run.rings_at(move.bases))
                 await owner.bring_up(successor, owner.state.pairs)
-                await self._verify(successor, move)
+                await _agrees(successor, owner.state)
             with move.phase("start"):
-                await owner.enable(successor, self._nursery)
+                await owner.enable(successor)
                 move.serves()
+                owner.relay(successor, self._nursery)
         except BaseException as error:
             before = move.bases
             if successor is not None:
                 await self._withdraw(successor, move)
             await self._go_back(run, move, error, resumable=move.bases == before)
             if owner.run is run:
-                owner.life.stayed(run, owner.features, widened=widened)
+                owner.life.stayed(widened=widened)
             raise
         run.close()
+        # nobody waits for this any more
+        move.commands, move.digest_after = _told(successor, owner.state)
         return begun
 
     async def _compare(self, run: Run, target: OwnedDevice, move: Move) -> None:
@@ -180,20 +183,6 @@ class Migration:
             self._require_certainty()
             move.stops_serving(self._owner.state.digest())
             await run.device.suspend()
-
-    async def _verify(self, run: Run, move: Move) -> None:
-        """What the target was told adds up to the guest's state, and it agrees where it can tell."""
-        state, word = self._owner.state, run.plan.features
-        commands = [*replay(state, word), *replay_running(state, word)] if run.queue is not None else []
-        found = TrackedState.after_reset(net_config.decode(run.device.config).mac, word)
-        for command in commands:
-            found = found.after(command)
-        move.commands = len(commands)
-        move.digest_after = found._replace(announce=state.announce).digest()
-        own = net_config.decode(await run.device.read_config()).mac
-        if word & Feature.CTRL_MAC_ADDR.mask and own != state.mac:
-            reason = f"the address is {format_mac(own)} after {format_mac(state.mac)} was set"
-            raise DeviceError("VHOST_VDPA_GET_CONFIG", EIO, reason)
 
     # and back
 
@@ -254,3 +243,21 @@ def _require_indices(device: OwnedDevice) -> None:
         missing = "SUSPEND" if device.facts.keeps_indices else "ring indices"
         reason = f"{device.device.path} has no {missing}: nobody would know where its rings stand"
         raise CompatibilityError([reason])
+
+
+async def _agrees(run: Run, state: TrackedState) -> None:
+    """DeviceError where a target that has been given a state says something else of itself."""
+    own = net_config.decode(await run.device.read_config()).mac
+    if run.plan.features & Feature.CTRL_MAC_ADDR.mask and own != state.mac:
+        reason = f"the address is {format_mac(own)} after {format_mac(state.mac)} was set"
+        raise DeviceError("VHOST_VDPA_GET_CONFIG", EIO, reason)
+
+
+def _told(run: Run, state: TrackedState) -> tuple[int, str]:
+    """How many commands a target acknowledged, and the digest of what they make of its reset state."""
+    word = run.plan.features
+    commands = [*replay(state, word), *replay_running(state, word)] if run.queue is not None else []
+    found = TrackedState.after_reset(net_config.decode(run.device.facts.config).mac, word)
+    for command in commands:
+        found = found.after(command)
+    return len(commands), found._replace(announce=state.announce).digest()

@@ -217,8 +217,8 @@ class Owner:
         await self.life.restore(run, self.features, pairs if driven else None)
         run.attach(self.memory.space, self.life.kept.note, self._relay)
 
-    async def enable(self, run: Run, nursery: trio.Nursery) -> None:
-        """Let the guest's rings run; the run's device is the guest's from now on."""
+    async def enable(self, run: Run) -> None:
+        """Let the guest's data rings run; the run's device is the guest's from now on."""
         await lifecycle.enable_data(run.device.device, run.device.facts, run.plan)
         await self.life.put_back(run, replay_running(self.state, run.plan.features))
         if run.device is not self.current:
@@ -227,8 +227,11 @@ class Owner:
             self.moved.set()
             self.moved = trio.Event()
         self._run = run
-        self.life.runs()
         run.ring_all()
+
+    def relay(self, run: Run, nursery: trio.Nursery) -> None:
+        """Take up the commands of the guest whose data rings run."""
+        self.life.runs(run.plan.features, self.features)
         run.begin(nursery)
 
     async def _launch(
@@ -237,7 +240,8 @@ class Owner:
         run = await self.plan(self.current, data, control)
         try:
             await self.bring_up(run, pairs)
-            await self.enable(run, nursery)
+            await self.enable(run)
+            self.relay(run, nursery)
         except BaseException:
             with trio.CancelScope(shield=True):
                 await run.stop_device()

@@ -64,6 +64,18 @@ async def test_frames_that_arrive_in_between_wait_for_the_device_that_runs_next(
     assert await received(other) == [b"4"]
 
 
+async def test_frames_wait_until_a_receive_ring_is_enabled(two, drive, ends):
+    other = await drive(datapath=ends[1])
+    driver = two[0]
+    await driver.start()
+    driver.fill()
+    await driver.device.set_vring_enable(0, enable=False)
+    await other.send(frame(b"1"))
+    assert await received(driver) == []
+    await driver.device.set_vring_enable(0, enable=True)
+    assert await received(driver) == [b"1"]
+
+
 async def test_a_device_that_resumes_has_its_end_back(two, drive, ends):
     first, second = two
     other = await drive(datapath=ends[1])

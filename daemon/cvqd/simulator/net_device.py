@@ -112,6 +112,8 @@ class NetDevice:
             ring.pending = False
             ring.broken = False
             ring.detach()
+            # frames may have waited for it
+            self.doorbells.wake()
 
     def set_suspended(self, *, suspended: bool) -> None:
         """Stop all rings at once, or let them go on and serve the kicks that came meanwhile."""
@@ -224,7 +226,7 @@ class NetDevice:
             if ring.publish():
                 self._moderation.used(ring.index, packets, now)
         self._tell(self._moderation.due(now))
-        return self._arrivals_pending or any(ring.pending for ring in served)
+        return self._receiving or any(ring.pending for ring in served)
 
     def _tell(self, queues: Iterable[int]) -> None:
         """Call the driver for data rings."""
@@ -237,11 +239,17 @@ class NetDevice:
             self.statistics.queues[queue][f"{'tx' if queue & 1 else 'rx'}_{what}"] += 1
 
     def _receive_from_outside(self) -> None:
-        if self._outside is None or not self._arrivals_pending:
+        if self._outside is None or not self._receiving:
             return
         frames, self._arrivals_pending = self._outside.arrived()
         for frame in frames:
             self._data.receive(frame, steer(frame, self.control.state.pairs))
+
+    @property
+    def _receiving(self) -> bool:
+        """Whether frames have arrived and may come in; until a driver wants any they wait in the end."""
+        receive = self.rings[: 2 * self.spec.max_queue_pairs : 2]
+        return self._arrivals_pending and any(ring.enabled for ring in receive)
 
     def _claim(self) -> None:
         if self._outlet is not None and self.negotiation.running:
