@@ -1,7 +1,8 @@
 """Catalogue of log events: stable names, their level, their fields.
 
 A name is ``noun.verb`` in lower case.  ``guest`` marks an event that a guest
-can cause at will, so that the logger can limit it.  A test walks the source
+can cause at will, by a command, by starting its driver anew or through its
+front-end, so that the logger can limit it.  A test walks the source
 and holds every log call to this list; the README's table is made from it.
 """
 
@@ -90,22 +91,35 @@ _ALL: Final = (
         "info",
         "DRIVER_OK is set, the rings run",
         ("features", "pairs", "rings", "elapsed_us"),
+        guest=True,
     ),
-    Event("device.stopped", "info", "no ring runs any more", ("how", "reason")),
+    Event("device.stopped", "info", "no ring runs any more", ("how", "reason"), guest=True),
     Event("device.suspended", "info", "no ring moves any more, all are kept", ("path", "elapsed_us")),
     Event("device.resumed", "info", "the rings of a suspended device run again", ("path", "elapsed_us")),
     Event("device.removed", "error", "the node of the device is gone; the daemon lets go of it", ("path",)),
     Event("device.unwatched", "warning", "a removal of the device would go unnoticed", ("path", "reason")),
     Event("device.needs_reset", "error", "the device failed while its guest ran and is reset", ("reason",)),
     Event("device.recovered", "info", "it runs again, with its state put back", ("elapsed_us",)),
-    Event("device.failed", "error", "the device or the kernel refused a call", ("call", "errno", "reason")),
+    Event(
+        "device.failed",
+        "error",
+        "the device or the kernel refused a call",
+        ("call", "errno", "reason"),
+        guest=True,
+    ),
     Event(
         "device.fault",
         "warning",
         "the device broke the virtqueue protocol on the shadow queue",
         ("reason", "detail"),
     ),
-    Event("device.config_changed", "info", "the device announced a configuration change", ("status",)),
+    Event(
+        "device.config_changed",
+        "info",
+        "the device announced a configuration change",
+        ("status",),
+        guest=True,
+    ),
     Event("isolation.verdict", "info", "where each queue's memory lives", ("verdict", "queues", "reason")),
     Event(
         "isolation.shared",
@@ -119,22 +133,31 @@ _ALL: Final = (
         "policy is require and the queue cannot be isolated",
         ("queue", "reason"),
     ),
-    Event("frontend.connected", "info", "a front-end opened a session", ()),
-    Event("frontend.disconnected", "info", "the session is over", ("reason",)),
-    Event("frontend.refused", "warning", "the front-end broke the protocol", ("request", "reason")),
-    Event("frontend.denied", "warning", "a request was answered with an error", ("request", "reason")),
+    Event("frontend.connected", "info", "a front-end opened a session", (), guest=True),
+    Event("frontend.disconnected", "info", "the session is over", ("reason",), guest=True),
+    Event(
+        "frontend.refused", "warning", "the front-end broke the protocol", ("request", "reason"), guest=True
+    ),
+    Event(
+        "frontend.denied",
+        "warning",
+        "a request was answered with an error",
+        ("request", "reason"),
+        guest=True,
+    ),
     Event(
         "frontend.failed",
         "error",
         "the system refused what a front-end needs, such as descriptors; it may come again",
         ("reason",),
     ),
-    Event("frontend.negotiated", "info", "features as the guest took them", ("features",)),
+    Event("frontend.negotiated", "info", "features as the guest took them", ("features",), guest=True),
     Event(
         "memory.mapped",
         "info",
         "guest memory is in address space 0",
         ("regions", "bytes", "added", "removed", "elapsed_us"),
+        guest=True,
     ),
     Event(
         "memory.lost",
@@ -147,12 +170,14 @@ _ALL: Final = (
         "info",
         "the front-end keeps the guest's control queue; cvqd drives the device's",
         ("pairs", "promiscuous"),
+        guest=True,
     ),
     Event(
         "cvq.not_promiscuous",
         "warning",
         "the guest's filters do not arrive and the device receives for its own address and groups only",
         ("reason",),
+        guest=True,
     ),
     Event(
         "cvq.resumed",
@@ -286,12 +311,13 @@ _ALL: Final = (
         "warning",
         "the guest's rings were in use before and nothing is known of what it had set",
     ),
-    Event("state.reset", "info", "a new driver's life begins", ("reason", "digest")),
+    Event("state.reset", "info", "a new driver's life begins", ("reason", "digest"), guest=True),
     Event(
         "state.replayed",
         "info",
         "tracked state was put back into the device",
         ("commands", "digest", "elapsed_us"),
+        guest=True,
     ),
     Event(
         "snapshot.saved",
@@ -347,7 +373,13 @@ _ALL: Final = (
             "digest_after",
         ),
     ),
-    Event("ring.bridged", "info", "a ring's calls are no eventfd; cvqd passes its signals on", ("queue",)),
+    Event(
+        "ring.bridged",
+        "info",
+        "a ring's calls are no eventfd; cvqd passes its signals on",
+        ("queue",),
+        guest=True,
+    ),
     Event(
         "simulator.access.refused",
         "warning",

@@ -202,6 +202,24 @@ def test_a_guests_flood_is_cut_and_told(setup: Setup):
     assert all(line["of"] == "cvq.chain.malformed" for line in lines if line["event"] == "log.limited")
 
 
+@pytest.mark.parametrize("name", [name for name, event in CATALOGUE.items() if event.guest])
+def test_every_event_of_a_guest_is_limited_in_the_log_and_for_those_who_follow_it(
+    setup: Setup, name: str, monkeypatch: pytest.MonkeyPatch
+):
+    log = setup.log(level="debug")
+    fields = dict.fromkeys(CATALOGUE[name].fields, "x")
+    monkeypatch.setattr(time, "monotonic_ns", lambda: 5)
+    with log.feed.follow(capacity=1 << 30) as follower:
+        for _ in range(BURST + 10):
+            log.emit(name, **fields)
+        # a clock that stands still is news too
+        assert follower.waiting().count(f'"event":"{name}"'.encode()) == BURST
+    log.close()
+    assert (log.counts[name], log.limited) == (BURST + 10, 10)
+    told = setup.lines()[-1]
+    assert (told["event"], told["of"], told["lines"]) == ("log.limited", name, 10)
+
+
 def test_what_no_guest_can_cause_is_not_limited(setup: Setup):
     log = setup.log()
     for _ in range(BURST + 100):
