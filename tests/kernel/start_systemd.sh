@@ -33,6 +33,6 @@ printf '' >/etc/machine-id
 systemd-id128 new >/etc/machine-id
 mount -t cgroup2 none /sys/fs/cgroup
 env -i PATH="$PATH" unshare --pid --fork --mount-proc --mount --propagation slave \
-    /lib/systemd/systemd --unit=test.target --show-status=no --log-target=kmsg </dev/null >/run/systemd.log 2>&1 &
+    /lib/systemd/systemd --unit=test.target --show-status=no </dev/null >/run/systemd.log 2>&1 &
 until [ -S /run/systemd/private ]; do sleep 0.1; done
 pgrep -x systemd
