@@ -6,6 +6,7 @@ import os
 import shutil
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 
 import own_network
@@ -13,6 +14,10 @@ from cvqd.testing.uml import UmlGuest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+# a busy machine is no finding
+hypothesis.settings.register_profile("any machine", deadline=None)
+hypothesis.settings.load_profile("any machine")
 
 _SEARCH = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
 #: what builds and boots the virtual machine, and Debian's package of each

@@ -233,7 +233,7 @@ class Writer:
     def __init__(self, roll: random.Random, guest: Guest, order: Order, word: int) -> None:
         self._roll = roll
         self._guest = guest
-        self._names = {guest.memory.fileno(): "guest"}
+        self._names = {guest.memory.fileno(): "guest", -3: "pipe-out", -4: "pipe-in"}
         for queue in guest.driver.queues:
             self._names |= {queue.kick: f"kick:{queue.index}", queue.call: f"call:{queue.index}"}
         setup = guest.setup()
@@ -298,6 +298,12 @@ class Writer:
                                 Step(R.GET_VRING_BASE, payloads.VringState(at % 6, 0).encode()),
                                 Step(R.NET_SET_MTU, payloads.encode_u64(roll.choice((67, 68, 1500, 1501)))),
                                 Step(R.GET_CONFIG, payloads.ConfigAccess(at, 0, bytes(at % 32 + 1)).encode()),
+                                Step(
+                                    R.SET_DEVICE_STATE_FD,
+                                    payloads.encode_device_state(at & 1),
+                                    (-3 - (at & 1),),
+                                ),
+                                Step(R.CHECK_DEVICE_STATE),
                             )
                         )
                     ]

@@ -93,7 +93,7 @@ def obeyed(control: Control, command: Command) -> None:
     assert control.execute(command.encode()) == OK, command
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(features, st.lists(commands, max_size=25))
 def test_a_state_that_was_carried_lets_in_the_same_frames_and_steers_them_alike(word, said):
     here = Control(SPEC)

@@ -297,7 +297,6 @@ async def test_state_whose_front_end_leaves_before_a_driver_ran_is_given_up(rig:
 
 async def test_a_driver_that_resets_the_device_begins_anew_all_the_same(rig: Rig, saved: bytes) -> None:
     async with rig.guest("qemu") as guest:
-        await guest.front_end.set_protocol_features(await guest.front_end.get_protocol_features())
         await guest.front_end.load_state(saved)
         await guest.front_end.set_status(0)
         await guest.start()
