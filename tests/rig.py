@@ -44,6 +44,7 @@ from cvqd.wire.virtio import Feature, mask_of
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
 
+    from cvqd.config_device import DeviceConfig
     from cvqd.core.site_policy import SitePolicy
     from cvqd.owner import Owner
     from cvqd.state_log import StateKeeper
@@ -109,7 +110,7 @@ class Rig:
     async def opened(
         cls,
         directory: Path,
-        spec: SimulatorSpec | None = None,
+        spec: DeviceConfig | None = None,
         *,
         log: EventRecorder | None = None,
         require_isolation: bool = True,
@@ -118,7 +119,8 @@ class Rig:
         max_command: int = 64 << 10,
         mac: bytes | None = None,
         site: SitePolicy = EVERYTHING,
-        targets: Mapping[str, SimulatorSpec] | None = None,
+        targets: Mapping[str, DeviceConfig] | None = None,
+        patience: float = _PATIENCE,
         kept: StateKeeper | None = None,
     ) -> AsyncIterator[Rig]:
         """A running instance; everything in it ends, in the service's order, when the block does."""
@@ -126,7 +128,7 @@ class Rig:
         limits = Limits(require_isolation, deadline, max_command, mac, site)
         path = str(directory / "vm0.sock")
         jumps = isinstance(trio.lowlevel.current_clock(), trio.testing.MockClock)
-        with trio.fail_after(_MOCK_PATIENCE if jumps else _PATIENCE):
+        with trio.fail_after(_MOCK_PATIENCE if jumps else patience):
             configs = {OWN_DEVICE: spec or SimulatorSpec(max_queue_pairs=2), **(targets or {})}
             async with Devices.opened(configs, log) as devices, trio.open_nursery() as nursery:
                 owner = await take(await devices.open(OWN_DEVICE), limits, log, Journal(log), kept)

@@ -556,6 +556,11 @@ async def test_a_source_that_fails_keeps_its_guest(
         await well(guest)
 
 
+@pytest.mark.bad_day(
+    "the device that a guest is moved to fails on the way",
+    guest="a pause; it stays where it was",
+    log="switchover.failed",
+)
 @jumping_clock
 @pytest.mark.parametrize("way", WAYS_BACK)
 @pytest.mark.parametrize(("phase", "faults"), TARGET_FAILS)
@@ -567,6 +572,7 @@ async def test_a_target_that_fails_gives_the_guest_back(
         await busy(guest)
         for _ in range(2):
             await stays(rig, guest, phase)
+        assert len(rig.log.of("switchover.failed")) == 2
 
 
 @jumping_clock

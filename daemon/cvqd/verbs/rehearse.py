@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import TYPE_CHECKING, Any, Final
 
 from cvqd.verbs import instances
@@ -10,6 +11,7 @@ from cvqd.verbs import instances
 if TYPE_CHECKING:
     import argparse
 
+    from cvqd.control_client import Following
     from cvqd.verbs import Verbs
 
 #: exit codes: where the guest is after a move that failed
@@ -21,6 +23,8 @@ EX_TEMPFAIL: Final = 75
 
 #: seconds that one move may take: a device that pins a large guest's memory takes its time
 _MOVE: Final = 120.0
+#: seconds that the log's last lines may come after the answer
+_LAST_WORDS: Final = 1.0
 
 
 def add(verbs: Verbs) -> None:
@@ -52,21 +56,62 @@ def add(verbs: Verbs) -> None:
 
 
 def _rehearse(options: argparse.Namespace) -> int:
-    from cvqd.control_client import ask
-
     (path,) = instances.control_sockets(options)
     moves = options.times * (2 if options.back and not options.dry else 1)
-    answer = ask(
-        path,
-        "rehearse",
-        timeout=_MOVE * moves,
-        to=options.to,
-        back=options.back,
-        times=options.times,
-        dry=options.dry,
-    )
+    words = {"to": options.to, "back": options.back, "times": options.times, "dry": options.dry}
+    ask = _ask_aloud if sys.stderr.isatty() else _ask
+    answer = ask(path, _MOVE * moves, words)
     print(json.dumps(answer, indent=2))
     return exit_code(answer)
+
+
+def _ask(path: str, timeout: float, words: dict[str, Any]) -> dict[str, Any]:
+    from cvqd.control_client import ask
+
+    return ask(path, "rehearse", timeout=timeout, **words)
+
+
+def _ask_aloud(path: str, timeout: float, words: dict[str, Any]) -> dict[str, Any]:
+    """Ask, and say on standard error what the log says of each move meanwhile."""
+    from threading import Thread
+
+    from cvqd.control_client import Following
+
+    log = Following(path, "follow")
+    # a daemon that refuses says nothing that would end it
+    reader = Thread(target=_say_progress, args=(log,), daemon=True)
+    reader.start()
+    answer = _ask(path, timeout, words)
+    reader.join(_LAST_WORDS)
+    return answer
+
+
+def _say_progress(log: Following) -> None:
+    from cvqd.control_client import ControlError
+
+    try:
+        for line in log:
+            if words := progress(line):
+                print(f"cvqd: {words}", file=sys.stderr)
+            if line.get("event") == "rehearsal.finished":
+                return
+    except ControlError:
+        # the answer says what matters
+        return
+
+
+def progress(line: dict[str, Any]) -> str | None:
+    """What a log line says about a move; None where it is about something else."""
+    match line.get("event"):
+        case "switchover.started":
+            return f"{line['source']} to {line['target']}" + (", dry" if line["kind"] == "dry" else "")
+        case "switchover.phase":
+            return f"  {line['phase']:8} {line['elapsed_us'] / 1000:9.1f} ms"
+        case "switchover.failed":
+            return f"  {line['phase']:8} failed, the guest is on the {line['guest_on']}: {line['reason']}"
+        case "switchover.finished":
+            return f"  blackout {line['blackout_us'] / 1000:9.1f} ms"
+    return None
 
 
 def exit_code(answer: dict[str, Any]) -> int:
