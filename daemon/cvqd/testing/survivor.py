@@ -102,11 +102,15 @@ class Survivor:
                 setup = self._setup()
                 await front_end.play(order.connect(setup))
                 start = order.start(setup)
-                await front_end.play(_cut(start, steps, pid) if steps else start)
-                # nothing is waited for in this order: this answer comes behind all that was said
-                self._mac = await front_end.get_config(0, 6)
-                self._work(pid, batches)
+                if steps:
+                    await front_end.play(_cut(start, steps, pid))
+                else:
+                    await front_end.play(start)
+                    # nothing is waited for in this order: this answer comes behind all that was said
+                    self._mac = await front_end.get_config(0, 6)
+                    self._work(pid, batches)
                 if pid:
+                    # SIGKILL takes its time: until then it may still be answering
                     await front_end.hung_up()
         except FrontEndError:
             if not pid:
