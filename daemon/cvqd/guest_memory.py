@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 
 from cvqd.core.address_space import AddressSpace
 from cvqd.core.isolation import GUEST_ASID
+from cvqd.errors import FrontendError
 from cvqd.wire.vhost_vdpa import Access, Map
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from cvqd.core.memory_table import MemoryRegion
     from cvqd.events import EventLog
     from cvqd.host.shared_memory import SharedMemory
     from cvqd.owned_device import OwnedDevice
@@ -34,6 +36,17 @@ class GuestMemory:
     def displaces(self, added: Mapping[int, SharedMemory]) -> bool:
         """Whether these regions lie where the shadow memory is (it shares the guest's address space then)."""
         return any(self.device.shadow.overlaps(GUEST_ASID, start, len(part)) for start, part in added.items())
+
+    def check_reach(self, request: str, regions: tuple[MemoryRegion, ...]) -> None:
+        """Hold regions to the device's addresses; FrontendError blames ``request``."""
+        first, last = self.device.facts.iova
+        for region in regions:
+            if region.guest_address < first or region.guest_address + region.size - 1 > last:
+                raise FrontendError(
+                    request,
+                    f"region {region.guest_address:#x}+{region.size:#x} is outside"
+                    f" the device's addresses {first:#x} to {last:#x}",
+                )
 
     async def change(self, removed: Iterable[int], added: Mapping[int, SharedMemory]) -> None:
         """Unmap regions by guest address, then map others; what stays is not touched.
