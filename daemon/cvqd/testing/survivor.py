@@ -175,15 +175,14 @@ class Survivor:
 
 
 def _cut(steps: Sequence, count: int, pid: int) -> Generator[Any, bytes | None, None]:
-    """A sequence whose back-end is killed before the ``count``-th step."""
-    reply = None
-    for _ in range(count - 1):
-        try:
-            reply = yield steps.send(reply)
-        except StopIteration:
-            break
+    """A start that uses no answer; its back-end is killed before the ``count``-th step, or at the end."""
+    for place, step in enumerate(iter(steps), 1):
+        if place == count:
+            os.kill(pid, signal.SIGKILL)
+            yield step
+            return
+        yield step
     os.kill(pid, signal.SIGKILL)
-    yield steps.send(reply)
 
 
 def _any_command(chance: random.Random) -> Command:
