@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 _WIDTH: Final = 1000
 _HEIGHT: Final = 170
 _LEFT: Final = 70
-_TOP: Final = 60
+_TOP: Final = 100
 _GAP: Final = 50
 _COLOURS: Final = ("#0b66c3", "#c2410c", "#15803d", "#7e22ce")
 #: seconds over which commands are counted
@@ -97,14 +97,17 @@ def _marks(subject: Subject, y: float, end: float, colour: str) -> str:
 
 
 def _legend(subjects: Sequence[Subject]) -> str:
-    parts = ['<text y="24" x="70">']
+    parts = []
     for place, subject in enumerate(subjects):
         counts: dict[str, int] = {}
         for happening in subject.happenings:
             counts[happening.what] = counts.get(happening.what, 0) + 1
         words = ", ".join([f"{subject.commands} commands", *(f"{what} {n}" for what, n in counts.items())])
-        parts.append(f'<tspan fill="{_COLOURS[place % len(_COLOURS)]}">■ {subject.name}: {words}   </tspan>')
-    return "".join([*parts, "</text>"])
+        colour = _COLOURS[place % len(_COLOURS)]
+        parts.append(
+            f'<text x="{_LEFT}" y="{24 + 18 * place}" fill="{colour}">{subject.name}: {words}</text>'
+        )
+    return "\n".join(parts)
 
 
 def _round_up(value: float) -> float:
