@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 import trio
 
 from cvqd.core import lifecycle
-from cvqd.core.policy import HashLimits, Policy
 from cvqd.core.restore import replay, replay_running
 from cvqd.driver_life import DriverLife
 from cvqd.errors import DeviceError, RequestError
@@ -340,7 +339,7 @@ class Owner:
             guest=guest,
             shadow=shadow,
             ledger=self.life.ledger,
-            policy=self._policy(run),
+            policy=run.policy(self.features, self.guest_pairs),
             journal=self.journal,
             deadline=self.life.limits.deadline,
             max_command=self.life.limits.max_command,
@@ -349,20 +348,4 @@ class Owner:
             site=self.life.site,
             suspect=self.recovery.suspect,
             kept=self.life.kept,
-        )
-
-    def _policy(self, run: Run) -> Policy:
-        """What the guest's commands are judged by in this run."""
-        space = net_config.decode(run.device.config)
-        data = {plan.index for plan in run.plan.data}
-        return Policy(
-            run.plan.features if run.guest_cvq is None else self.features,
-            self.guest_pairs,
-            announces=bool(run.device.offer.emulated & Feature.GUEST_ANNOUNCE.mask),
-            hashing=HashLimits(
-                space.rss_max_key_size, space.rss_max_indirection_table_length, space.supported_hash_types
-            ),
-            disabled=frozenset(range(2 * self.guest_pairs)) - data,
-            device_cvq=run.device.offer.device_cvq_index,
-            max_answer=run.device.shadow.max_answer,
         )

@@ -11,11 +11,14 @@ import trio
 from cvqd.core import lifecycle
 from cvqd.core.guest_queue import GuestQueue
 from cvqd.core.lifecycle import RingPlan, StartPlan
+from cvqd.core.policy import HashLimits, Policy
 from cvqd.guest_ring import GuestRing, used_index
 from cvqd.host import shared_memory
 from cvqd.host.doorbell import Doorbell, DoorbellSet, ring
 from cvqd.own_commands import OwnQueue
+from cvqd.wire import net_config
 from cvqd.wire.ring_format import RingFormat
+from cvqd.wire.virtio import Feature
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -151,6 +154,23 @@ class Run:
         ]
         control = self.guest_cvq
         return data, control and replace(control, base=bases.get(control.index, control.base))
+
+    def policy(self, guest_features: int, guest_pairs: int) -> Policy:
+        """What commands are judged by: the guest's, or cvqd's own where it has no control queue."""
+        device = self.device
+        space = net_config.decode(device.config)
+        data = {plan.index for plan in self.plan.data}
+        return Policy(
+            self.plan.features if self.guest_cvq is None else guest_features,
+            guest_pairs,
+            announces=bool(device.offer.emulated & Feature.GUEST_ANNOUNCE.mask),
+            hashing=HashLimits(
+                space.rss_max_key_size, space.rss_max_indirection_table_length, space.supported_hash_types
+            ),
+            disabled=frozenset(range(2 * guest_pairs)) - data,
+            device_cvq=device.offer.device_cvq_index,
+            max_answer=device.shadow.max_answer,
+        )
 
     def amend(self, site: SitePolicy, deadline: float) -> None:
         """Relay by other rules from the next command on."""
