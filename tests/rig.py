@@ -18,7 +18,7 @@ import trio
 import trio.testing
 
 from cvqd.backend import Backend
-from cvqd.config_device import OWN_DEVICE
+from cvqd.config.device import OWN_DEVICE
 from cvqd.core.site_policy import EVERYTHING
 from cvqd.device_events import follow_config
 from cvqd.devices import Devices
@@ -44,7 +44,7 @@ from cvqd.wire.virtio import Feature, mask_of
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
 
-    from cvqd.config_device import DeviceConfig
+    from cvqd.config.device import DeviceConfig
     from cvqd.core.site_policy import SitePolicy
     from cvqd.owner import Owner
     from cvqd.state_log import StateKeeper

@@ -11,13 +11,14 @@ import trio
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_prometheus
 
-from cvqd import __version__, metrics_text
+from cvqd import __version__
 from cvqd.cli import main
 from cvqd.histogram import BOUNDS, Histogram
 from cvqd.metrics import CATALOGUE, NAME, render
 from cvqd.readings import read
 from cvqd.simulator.spec import Fault, FaultAction, SimulatorSpec
 from cvqd.testing.daemon import DaemonProcess, simulator_config
+from cvqd.text import metrics_text
 from cvqd.wire.net_control import NAMES, MacAddrSet, VlanAdd
 from rig import MAC_A, Rig, jumping_clock, settled
 

@@ -18,10 +18,10 @@ from cvqd.core.lifecycle import DeviceFacts
 from cvqd.core.tracked import TrackedState
 from cvqd.errors import GuestError
 from cvqd.journal import Journal, Pending
-from cvqd.paint import Paint
-from cvqd.status_overview import overview
-from cvqd.status_text import render
 from cvqd.testing.events import EventRecorder
+from cvqd.text.paint import Paint
+from cvqd.text.status_overview import overview
+from cvqd.text.status_text import render
 from cvqd.wire.net_config import NetConfig
 from cvqd.wire.net_control import ERR, OK, Coalescing, MacAddrSet, RssConfig
 from cvqd.wire.vhost_vdpa import Backend, IovaRange
@@ -282,7 +282,7 @@ def test_several_instances_have_a_line_each():
 
 @given(st.sets(st.integers(0, 4095)))
 def test_ranges_name_exactly_the_vlans(vlans: set[int]):
-    from cvqd.status_text import _ranges  # noqa: PLC0415
+    from cvqd.text.status_text import _ranges  # noqa: PLC0415
 
     found: set[int] = set()
     for word in _ranges(sorted(vlans)):

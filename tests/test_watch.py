@@ -19,11 +19,11 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cvqd import event_text
-from cvqd.paint import PLAIN, Paint
 from cvqd.testing.daemon import DaemonProcess, simulator_config
 from cvqd.testing.frontend import FrontEnd
-from cvqd.watch_screen import View, screen
+from cvqd.text import event_text
+from cvqd.text.paint import PLAIN, Paint
+from cvqd.text.watch_screen import View, screen
 from driven_guest import MAC_A, DrivenGuest
 from rig import Rig
 from verb_process import running

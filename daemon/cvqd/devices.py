@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import trio
 
-from cvqd.config_device import OWN_DEVICE, CharDevice, label
+from cvqd.config.device import OWN_DEVICE, CharDevice, label
 from cvqd.errors import DeviceError, RequestError
 from cvqd.events import EventLog
 from cvqd.owned_device import OwnedDevice
@@ -21,7 +21,7 @@ from cvqd.simulator.outlet import Outlets
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
-    from cvqd.config_device import DeviceConfig
+    from cvqd.config.device import DeviceConfig
     from cvqd.core.device import VdpaDevice
     from cvqd.limits import Limits
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from time import monotonic_ns
 from typing import TYPE_CHECKING, Final
 
-from cvqd.config_device import OWN_DEVICE
+from cvqd.config.device import OWN_DEVICE
 from cvqd.core import features, lifecycle
 from cvqd.core.isolation import Isolation, Verdict
 from cvqd.core.mappings import Mappings

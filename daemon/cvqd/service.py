@@ -17,7 +17,7 @@ import trio
 from cvqd import __version__, sockets, watchdog
 from cvqd.backend import Backend
 from cvqd.config import CharDevice, IsolationPolicy
-from cvqd.config_device import OWN_DEVICE
+from cvqd.config.device import OWN_DEVICE
 from cvqd.device_events import await_removal, follow_config
 from cvqd.devices import Devices
 from cvqd.host import control

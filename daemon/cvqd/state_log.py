@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, Protocol
 
 from cvqd.config import DEFAULT_STATE
-from cvqd.config_device import label
+from cvqd.config.device import label
 from cvqd.core.command_log import CommandLog
 from cvqd.core.kept_state import KeptState, fold
 from cvqd.core.tracked import TableKept

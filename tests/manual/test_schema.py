@@ -11,7 +11,7 @@ import yaml
 import test_config
 from cvqd import config
 from cvqd.config import parse
-from cvqd.config_fields import DEFAULTS, Field, ListOf, MapOf, Section, Union
+from cvqd.config.fields import DEFAULTS, Field, ListOf, MapOf, Section, Union
 from cvqd.errors import ConfigError
 from cvqd.manual import config_page, schema
 

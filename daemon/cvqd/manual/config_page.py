@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from cvqd import config
-from cvqd.config_fields import DEFAULTS, REQUIRED, Field, ListOf, MapOf, Section, Union
+from cvqd.config.fields import DEFAULTS, REQUIRED, Field, ListOf, MapOf, Section, Union
 from cvqd.manual.roff import sentence
 
 if TYPE_CHECKING:

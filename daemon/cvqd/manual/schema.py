@@ -11,12 +11,12 @@ import json
 from typing import TYPE_CHECKING, Any, Final
 
 from cvqd import config
-from cvqd.config_fields import DEFAULTS, REQUIRED, Field, ListOf, MapOf, Scalar, Section, Union
-from cvqd.config_policy import WordOrList
+from cvqd.config.fields import DEFAULTS, REQUIRED, Field, ListOf, MapOf, Scalar, Section, Union
+from cvqd.config.policy import WordOrList
 from cvqd.manual.written import default_text, written_default
 
 if TYPE_CHECKING:
-    from cvqd.config_fields import Type
+    from cvqd.config.fields import Type
 
 Schema = dict[str, Any]
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from cvqd.config_fields import REQUIRED, Reader, Scalar
+from cvqd.config.fields import REQUIRED, Reader, Scalar
 
 if TYPE_CHECKING:
-    from cvqd.config_fields import Field
+    from cvqd.config.fields import Field
 
 
 def default_text(entry: Field) -> str:

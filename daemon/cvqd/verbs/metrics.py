@@ -41,8 +41,8 @@ def add(verbs: Verbs) -> None:
 
 
 def _metrics(options: argparse.Namespace) -> int:
-    from cvqd import metrics_text
     from cvqd.control_client import ControlError, ask
+    from cvqd.text import metrics_text
 
     texts: list[str] = []
     code = 0

@@ -43,7 +43,7 @@ def _probe(options: argparse.Namespace) -> int:
 
     import trio
 
-    from cvqd.config_device import label
+    from cvqd.config.device import label
     from cvqd.host.log_sink import Sink
     from cvqd.host.logging import StructuredLog
     from cvqd.service import probe
@@ -71,7 +71,7 @@ def _probed(options: argparse.Namespace) -> tuple[list[DeviceConfig], bool]:
         from cvqd.simulator.spec import SimulatorSpec
 
         return [SimulatorSpec()], False
-    from cvqd.config_device import CharDevice
+    from cvqd.config.device import CharDevice
     from cvqd.host.vdpa_node import list_nodes
 
     if options.device:

@@ -44,7 +44,7 @@ def _run(options: argparse.Namespace) -> int:
         signal.signal(asks, signal.SIG_IGN)
 
     from cvqd.config import load
-    from cvqd.config_device import label
+    from cvqd.config.device import label
 
     config = load(options.config)
 

@@ -16,8 +16,8 @@ def show(reports: list[Any], *, as_json: bool, several: bool) -> None:
         return
     if not reports:
         return
-    from cvqd.paint import Paint
-    from cvqd.status_text import render
+    from cvqd.text.paint import Paint
+    from cvqd.text.status_text import render
 
     colour = Paint.for_stream(sys.stdout)
     print("\n\n".join(render(entry, columns(), colour) for entry in reports))

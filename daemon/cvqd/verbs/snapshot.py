@@ -81,7 +81,7 @@ def _show(options: argparse.Namespace) -> int:
 
 
 def _diff(options: argparse.Namespace) -> int:
-    from cvqd.snapshot_report import as_line, differences
+    from cvqd.text.snapshot_report import as_line, differences
 
     found = differences(_report(options.before), _report(options.after))
     if options.json:
@@ -94,7 +94,7 @@ def _diff(options: argparse.Namespace) -> int:
 
 def _report(file: str) -> dict[str, Any]:
     from cvqd.errors import SnapshotError
-    from cvqd.snapshot_report import report
+    from cvqd.text.snapshot_report import report
     from cvqd.wire.snapshot import decode
 
     try:

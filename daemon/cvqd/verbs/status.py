@@ -50,7 +50,7 @@ def _status(options: argparse.Namespace) -> int:
 
 
 def _overview(reports: list[Any]) -> None:
-    from cvqd.paint import Paint
-    from cvqd.status_overview import overview
+    from cvqd.text.paint import Paint
+    from cvqd.text.status_overview import overview
 
     print(overview(reports, columns(), Paint.for_stream(sys.stdout)))

@@ -96,8 +96,8 @@ class _Output:
     def __init__(
         self, options: argparse.Namespace, capture: BinaryIO | None, opening: dict[str, Any]
     ) -> None:
-        from cvqd import trace_text
-        from cvqd.paint import Paint
+        from cvqd.text import trace_text
+        from cvqd.text.paint import Paint
 
         self.traced = 0
         self.lost = 0

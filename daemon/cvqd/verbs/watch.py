@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import argparse
 
     from cvqd.control_client import Following
-    from cvqd.terminal import News, Terminal
+    from cvqd.text.terminal import News, Terminal
     from cvqd.verbs import Verbs
 
 _EX_UNAVAILABLE: Final = 69
@@ -52,7 +52,7 @@ def _watch(options: argparse.Namespace) -> int:
 
 
 def _as_lines(connection: Following) -> int:
-    from cvqd.event_text import as_line
+    from cvqd.text.event_text import as_line
 
     print(f"cvqd: following {connection.opening.get('instance')}; times are UTC", file=sys.stderr)
     with connection:
@@ -63,7 +63,7 @@ def _as_lines(connection: Following) -> int:
 
 
 def _on_screen(path: str, connection: Following) -> int:
-    from cvqd.terminal import Terminal
+    from cvqd.text.terminal import Terminal
 
     with Terminal() as terminal:
         watch = _Watch(path, connection)
@@ -80,8 +80,8 @@ class _Watch:
     """What the screen shows, kept up to date; the instance may end and come back."""
 
     def __init__(self, path: str, connection: Following) -> None:
-        from cvqd.paint import Paint
-        from cvqd.watch_screen import View
+        from cvqd.text.paint import Paint
+        from cvqd.text.watch_screen import View
 
         self._path = path
         self._connection: Following | None = connection
@@ -138,7 +138,7 @@ class _Watch:
         self._view.missing = f"{why}; waiting for it"
 
     def _draw(self, terminal: Terminal) -> None:
-        from cvqd.watch_screen import screen
+        from cvqd.text.watch_screen import screen
 
         width, height = terminal.size
         clock = time.strftime("%H:%M:%S", time.gmtime())

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import pytest
 import trio
 
-from cvqd.config_device import CharDevice
+from cvqd.config.device import CharDevice
 from cvqd.simulator.spec import SimulatorSpec
 from cvqd.wire.net_control import OK, MacAddrSet, VqPairsSet
 from cvqd.wire.virtio import Feature, mask_of

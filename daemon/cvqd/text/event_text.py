@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from cvqd import paint
-from cvqd.paint import PLAIN, printable
+from cvqd.text import paint
+from cvqd.text.paint import PLAIN, printable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from cvqd.paint import Paint
+    from cvqd.text.paint import Paint
 
 #: what every line has, and who reads one instance's lines need not see
 _HEADER: Final = frozenset(

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from cvqd import paint
-from cvqd.paint import PLAIN, printable
-from cvqd.status_text import emphasized
+from cvqd.text import paint
+from cvqd.text.paint import PLAIN, printable
+from cvqd.text.status_text import emphasized
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from cvqd.paint import Paint
+    from cvqd.text.paint import Paint
 
 _COLUMNS: Final = (
     "instance",

@@ -6,8 +6,8 @@ import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from cvqd import config_scalars as scalars
-from cvqd.config_fields import REQUIRED, Field, ListOf, Scalar, Section, Union
+from cvqd.config import scalars
+from cvqd.config.fields import REQUIRED, Field, ListOf, Scalar, Section, Union
 from cvqd.simulator.spec import (
     DEFAULT_MAC,
     DEFAULT_MAC_TABLE,

@@ -5,8 +5,9 @@ from __future__ import annotations
 from time import gmtime, strftime
 from typing import TYPE_CHECKING, Any, Final
 
-from cvqd import __version__, paint
-from cvqd.paint import PLAIN, printable
+from cvqd import __version__
+from cvqd.text import paint
+from cvqd.text.paint import PLAIN, printable
 from cvqd.wire import pcapng
 from cvqd.wire.command_fields import fields_of, result_fields
 from cvqd.wire.trace_frame import Kind, Outcome, TraceFrame
@@ -14,7 +15,7 @@ from cvqd.wire.trace_frame import Kind, Outcome, TraceFrame
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from cvqd.paint import Paint
+    from cvqd.text.paint import Paint
     from cvqd.traced import Traced
 
 #: entries of a list that are written out

@@ -4,7 +4,7 @@ A file describes one device; its stem is the instance name.  ``parse`` reports
 every problem of a file at once, each as ``file:line:column: key: reason``.
 Nothing here opens a device or a socket.
 
-The fields are a table of our own (``config_fields``) and not models of a
+The fields are a table of our own (``config.fields``) and not models of a
 validation library: pydantic 2.14 costs 120-160 ms of start-up and 21 MB of
 memory, measured, which is a third and a half of what the whole daemon may
 take; msgspec stops at the first error.  The same table writes the manual's.
@@ -18,10 +18,10 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from cvqd import config_scalars as scalars
-from cvqd.config_device import DEVICE, OWN_DEVICE, CharDevice, DeviceConfig
-from cvqd.config_fields import DEFAULTS, REQUIRED, Field, MapOf, Reader, Scalar, Section, rows
-from cvqd.config_policy import POLICY
+from cvqd.config import scalars
+from cvqd.config.device import DEVICE, OWN_DEVICE, CharDevice, DeviceConfig
+from cvqd.config.fields import DEFAULTS, REQUIRED, Field, MapOf, Reader, Scalar, Section, rows
+from cvqd.config.policy import POLICY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -12,13 +12,13 @@ from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Final
 
-from cvqd import paint
-from cvqd.paint import PLAIN, printable
+from cvqd.text import paint
+from cvqd.text.paint import PLAIN, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from cvqd.paint import Paint
+    from cvqd.text.paint import Paint
 
 _MARGIN: Final = 14
 OUTCOMES: Final = ("ok", "err", "refused", "malformed", "expired", "late")

@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 import yaml
 
-from cvqd import config_scalars as scalars
-from cvqd.config_fields import DEFAULTS, INVALID, Field, ListOf, Scalar, Section
+from cvqd.config import scalars
+from cvqd.config.fields import DEFAULTS, INVALID, Field, ListOf, Scalar, Section
 from cvqd.core.site_policy import ANY_MAC, MacRule, MacTableRule, SitePolicy
 from cvqd.wire.net_config import MAC
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from cvqd.config_fields import Reader
+    from cvqd.config.fields import Reader
 
 #: more queue pairs than virtio knows, virtio 1.3 §5.1.5.1
 _MAX_PAIRS: Final = 0x8000

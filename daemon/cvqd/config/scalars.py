@@ -1,6 +1,6 @@
 """Values that are written as one word: durations, sizes, modes, paths.
 
-Each function gives a ``config_fields.Scalar`` whose text in the manual states
+Each function gives a ``config.fields.Scalar`` whose text in the manual states
 the range that its conversion enforces, and so does its schema.  The patterns
 there are those of the conversion, in what Python and ECMA 262 have in common.
 """
@@ -11,7 +11,7 @@ import os.path
 import re
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from cvqd.config_fields import Scalar, did_you_mean
+from cvqd.config.fields import Scalar, did_you_mean
 from cvqd.wire.net_config import MAC, parse_mac
 
 if TYPE_CHECKING:

@@ -10,14 +10,14 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from cvqd import event_text, paint
-from cvqd.paint import printable
-from cvqd.status_text import OUTCOMES, emphasized
+from cvqd.text import event_text, paint
+from cvqd.text.paint import printable
+from cvqd.text.status_text import OUTCOMES, emphasized
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from cvqd.paint import Paint
+    from cvqd.text.paint import Paint
 
 _MARGIN: Final = 12
 #: events that are kept: more lines than a terminal has
