@@ -74,9 +74,7 @@ def chart(moves: Sequence[Move], blackouts: Distribution) -> Markup:
         *_dots(moves, ways, height),
         *_bars(moves, height),
         *_legend(ways, _parts(moves) if _straight(moves, height) else ()),
-        element(
-            "text", "moves in order of time", x=(_LEFT + _RIGHT) / 2, y=_BOTTOM + 18, class_="note centre"
-        ),
+        element("text", "moves in order of time", x=_RIGHT, y=_BOTTOM + 18, class_="note end"),
         element("text", "how many", x=(_BARS + _END) / 2, y=_BOTTOM + 18, class_="note centre"),
         viewBox=f"0 0 {WIDTH} {HEIGHT}",
         class_="chart",
@@ -185,12 +183,13 @@ def _bars(moves: Sequence[Move], height: _Height) -> Iterator[Markup]:
 
 
 def _legend(ways: Sequence[tuple[str, str]], parts: Sequence[str]) -> Iterator[Markup]:
-    """Who moved where, and on the right what the columns are made of."""
+    """Who moved where, below the moves; above them what the columns are made of."""
     x = float(_LEFT)
     for number, (source, target) in enumerate(ways[:2]):
-        text = f"{source} → {target}"[:40]
-        yield element("circle", cx=x + 5, cy=14, r=4.5, class_="dot one" if number == 0 else "dot other")
-        yield element("text", text, x=x + 16, y=18, class_="note")
+        text = f"{source} → {target}"[:30]
+        dot = "dot one" if number == 0 else "dot other"
+        yield element("circle", cx=x + 5, cy=_BOTTOM + 14, r=4.5, class_=dot)
+        yield element("text", text, x=x + 16, y=_BOTTOM + 18, class_="note")
         x += 40 + 7 * len(text)
     x = float(_RIGHT)
     for name in reversed(parts):
