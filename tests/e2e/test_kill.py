@@ -112,6 +112,7 @@ async def test_nothing_that_was_acknowledged_is_lost(tmp_path: Path, *, packed: 
             async with DaemonProcess.start(tmp_path, config) as daemon:
                 expected = guest.possible()
                 digests = [state.digest() for state in expected]
+                before = guest.acknowledged
                 loaded = daemon.named("state.loaded")
                 if loaded:
                     assert loaded[0]["digest"] in digests, f"kill {number}, seed {SEED}"
@@ -128,9 +129,15 @@ async def test_nothing_that_was_acknowledged_is_lost(tmp_path: Path, *, packed: 
                 if told["mac"] and loaded:
                     # the device ran, and began from what was kept
                     assert bytes.fromhex(told["mac"]) in {state.mac for state in expected}
-                    replayed = await daemon.event("state.replayed")
-                    assert replayed["digest"] == loaded[0]["digest"]
-                    assert not daemon.named("state.reset")
+                    put_back = await daemon.until(
+                        lambda event: event["event"] in {"state.replayed", "state.reset"}, "of a start"
+                    )
+                    if put_back["event"] == "state.replayed":
+                        assert put_back["digest"] == loaded[0]["digest"]
+                    else:
+                        # a guest whose first command was not answered yet shows rings that were never used
+                        assert not before
+                        assert put_back["digest"] == digests[0]
                 assert not daemon.named("cvq.broken")
                 assert not daemon.named("cvq.command.refused")
                 if number == KILLS:
