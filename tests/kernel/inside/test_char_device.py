@@ -230,10 +230,12 @@ async def test_a_closed_device_says_so(node):
 
 def test_a_name_is_resolved_through_sysfs_to_its_node():
     nodes = {node.name: node for node in list_nodes()}
-    assert set(nodes) == {"vdpa0", "vdpa1", "vdpa2", "vdpa3"}
+    assert set(nodes) == {"vdpa0", "vdpa1", "vdpa2", "vdpa3", "vdpa4"}
     assert nodes["vdpa1"].driver == "vhost_vdpa"
     assert stat.S_ISCHR(Path(find_node("vdpa1")).stat().st_mode)
-    with pytest.raises(UnavailableError, match=r"this host has vdpa0, vdpa1, vdpa2, vdpa3$") as refused:
+    with pytest.raises(
+        UnavailableError, match=r"this host has vdpa0, vdpa1, vdpa2, vdpa3, vdpa4$"
+    ) as refused:
         find_node("vdpa7")
     assert refused.value.exit_code == 69
 

@@ -65,8 +65,8 @@ def test_probe_shows_it_to_people_by_its_name(cvqd, node):
 
 def test_probe_without_a_device_shows_all_there_are(cvqd):
     found = json.loads(cvqd("probe", "--json").stdout)
-    assert [entry["isolation"]["verdict"] for entry in found] == ["isolated"] * 3 + ["shared"]
-    assert [entry["device"]["pairs"] for entry in found] == [1, 1, 4, 1]
+    assert [entry["isolation"]["verdict"] for entry in found] == ["isolated"] * 3 + ["shared", "isolated"]
+    assert [entry["device"]["pairs"] for entry in found] == [1, 1, 4, 1, 4]
 
 
 @pytest.mark.parametrize("verb", ["run", "probe"])
@@ -86,7 +86,7 @@ def test_a_device_that_is_not_there_is_absent_by_path_and_by_name(cvqd, tmp_path
     )
     assert failure(cvqd("run", "--config", config(tmp_path, vdpa="vdpa77"))) == (
         69,
-        "vdpa77: no vdpa device has this name; this host has vdpa0, vdpa1, vdpa2, vdpa3",
+        "vdpa77: no vdpa device has this name; this host has vdpa0, vdpa1, vdpa2, vdpa3, vdpa4",
     )
 
 
@@ -105,7 +105,7 @@ async def test_features_the_device_refuses_end_the_front_end_and_not_the_daemon(
     async with instance(node) as daemon:
         with monkeypatch.context() as patched:
             # the kernel's simulator refuses any word without this bit
-            patched.setattr(daemon.owner, "_device_word", lambda _: Feature.VERSION_1.mask)
+            patched.setattr(daemon.owner.current, "word", lambda *_: Feature.VERSION_1.mask)
             with pytest.raises(FrontEndError):
                 async with daemon.guest():
                     raise AssertionError

@@ -60,7 +60,8 @@ async def three(tmp_path):
     The second and third have four pairs; the third's site allows the guest one, so that its control
     queue is where a guest that declines MQ has it.
     """
-    first, second = config(tmp_path), config(tmp_path, "vm1", "vdpa2")
+    first = config(tmp_path, targets={"spare": {"kind": "vhost-vdpa", "vdpa": "vdpa1"}})
+    second = config(tmp_path, "vm1", "vdpa2")
     third = config(tmp_path, "vm2", "vdpa4", policy={"pairs": 1})
     async with (
         DaemonProcess.start(tmp_path, first, deadline=60) as one,
@@ -94,6 +95,21 @@ async def test_a_guest_with_a_card_on_each_of_three_kernel_devices(three):
     # the device's loopback lets a frame to the new address back in, and no other
     assert await received(guest, NEW) == 1
     assert await received(guest, "52:54:11:99:99:99") == 0
+
+    # to another device of the kernel's and back, twice: its address goes along, and so do its frames
+    moved = await one.request("rehearse", deadline=60, to="spare", back=True, times=2)
+    assert moved["verdict"] == "passed", moved
+    assert len(moved["moves"]) == 4
+    assert {(move["digest_before"], move["digest_after"]) for move in moved["moves"]} == {
+        ((await one.status())["state"]["digest"],) * 2
+    }
+    there = await one.request("rehearse", deadline=60, to="spare")
+    assert (there["verdict"], there["guest_on"]) == ("passed", "spare")
+    assert device_config("vdpa1")["mac"] == NEW
+    assert await received(guest, NEW) == 1
+    back = await one.request("rehearse", deadline=60, to="device")
+    assert (back["verdict"], back["guest_on"]) == ("passed", "device")
+    assert await received(guest, NEW) == 1
 
     # channels, on the device that has them
     await guest.check("ethtool -L eth1 combined 3", deadline=40)
