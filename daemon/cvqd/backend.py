@@ -14,6 +14,7 @@ from cvqd.core.session_offer import Offer
 from cvqd.errors import DeviceError, FrontendError, GuestError, RequestError
 from cvqd.host.backend_channel import send_config_change
 from cvqd.host.doorbell import DoorbellSet
+from cvqd.owned_device import tell_failed
 from cvqd.wire.vhost_user import PROTOCOL_FEATURES_SERVED, ProtocolFeature
 from cvqd.wire.virtio import Feature
 
@@ -84,7 +85,8 @@ class Backend:
             reason = str(error)
             self._log.emit("frontend.refused", request=error.request, reason=error.reason)
         except* DeviceError as group:
-            reason = self._device_failed(_first(group))
+            reason = str(_first(group))
+            tell_failed(self._log, _first(group))
         except* GuestError as group:
             reason = str(_first(group))
             self._log.emit("cvq.broken", reason=_first(group).reason, detail=_first(group).detail)
@@ -93,7 +95,9 @@ class Backend:
             self._log.emit("frontend.failed", reason=reason)
         finally:
             with trio.CancelScope(shield=True):
-                await self._hang_up(conversation, reason)
+                await conversation.hang_up(reason)
+            self._conversation = None
+            self._log.emit("frontend.disconnected", reason=reason)
 
     @property
     def _session(self) -> Session | None:
@@ -113,7 +117,7 @@ class Backend:
             try:
                 await self._owner.refresh_config()
             except DeviceError as error:
-                self._device_failed(error)
+                tell_failed(self._log, error)
                 return
             if self._session is not None and self._session.backend_channel is not None:
                 send_config_change(self._session.backend_channel)
@@ -148,15 +152,6 @@ class Backend:
         has_mtu = self._owner.current.facts.features & Feature.MTU.mask
         served = PROTOCOL_FEATURES_SERVED if has_mtu else PROTOCOL_FEATURES_SERVED & ~ProtocolFeature.MTU.mask
         return served | (ProtocolFeature.INBAND_NOTIFICATIONS.mask if self._offers_inband else 0)
-
-    def _device_failed(self, error: DeviceError) -> str:
-        self._log.emit("device.failed", call=error.call, errno=error.errno, reason=error.reason)
-        return str(error)
-
-    async def _hang_up(self, conversation: Conversation, reason: str) -> None:
-        await conversation.hang_up(reason)
-        self._conversation = None
-        self._log.emit("frontend.disconnected", reason=reason)
 
 
 def _first(group: BaseExceptionGroup[_Error]) -> _Error:

@@ -40,6 +40,7 @@ from cvqd.device_state import DeviceState
 from cvqd.errors import DeviceError
 from cvqd.host.shared_memory import map_guest
 from cvqd.idle_rings import IdleRings
+from cvqd.owned_device import tell_failed
 from cvqd.starter import Starter
 from cvqd.wire import net_config
 from cvqd.wire.vhost_user import FrontRequest
@@ -227,7 +228,7 @@ class Conversation:
         try:
             await owner.negotiate(features)
         except DeviceError as error:
-            self._log.emit("device.failed", call=error.call, errno=error.errno, reason=error.reason)
+            tell_failed(self._log, error)
             return Refusal(str(error))
         return None
 
@@ -243,7 +244,7 @@ class Conversation:
             try:
                 await step()
             except DeviceError as error:
-                self._log.emit("device.failed", call=error.call, errno=error.errno, reason=error.reason)
+                tell_failed(self._log, error)
         owner.life.left()
         owner.life.unload("its front-end left before a driver ran", BY_FRONT_END)
         self.calls.close_all()

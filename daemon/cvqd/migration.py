@@ -29,6 +29,7 @@ from cvqd.core.restore import replay, replay_running
 from cvqd.core.tracked import TrackedState
 from cvqd.errors import CompatibilityError, CvqdError, DeviceError, RequestError
 from cvqd.move import PREPARE
+from cvqd.owned_device import tell_failed
 from cvqd.snapshots import taken
 from cvqd.wire import net_config, snapshot
 from cvqd.wire.net_config import format_mac
@@ -192,7 +193,7 @@ class Migration:
             had_rings = await run.device.device.get_status() & Status.DRIVER_OK
             told = await run.stop_device()
         except DeviceError as error:
-            self._report(error)
+            tell_failed(self._log, error)
         else:
             if had_rings:
                 move.bases = run.bases(told, self._owner.memory.space)
@@ -219,7 +220,7 @@ class Migration:
             await lifecycle.bind(run.device.device, run.plan)
             await run.device.resume()
         except DeviceError as error:
-            self._report(error)
+            tell_failed(self._log, error)
             return False
         # a kick may have come while nobody listened
         run.ring_all()
@@ -233,9 +234,6 @@ class Migration:
         data, control = run.rings_at(bases)
         rings = [*data, *([control] if control else [])]
         return taken(self._owner, {ring.index: ring for ring in rings}, bases)
-
-    def _report(self, error: DeviceError) -> None:
-        self._log.emit("device.failed", call=error.call, errno=error.errno, reason=error.reason)
 
 
 def _require_indices(device: OwnedDevice) -> None:

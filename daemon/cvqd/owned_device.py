@@ -23,8 +23,14 @@ from cvqd.wire.virtio import Feature, feature_names, mask_of
 if TYPE_CHECKING:
     from cvqd.core.device import VdpaDevice
     from cvqd.core.lifecycle import DeviceFacts
+    from cvqd.errors import DeviceError
     from cvqd.events import EventLog
     from cvqd.limits import Limits
+
+
+def tell_failed(log: EventLog, error: DeviceError) -> None:
+    """Say in the log which call a device or the kernel refused."""
+    log.emit("device.failed", call=error.call, errno=error.errno, reason=error.reason)
 
 
 class OwnedDevice:

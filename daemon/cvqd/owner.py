@@ -1,8 +1,8 @@
 """The owner of one device: from negotiated features and rings to a device that runs, and back.
 
-It keeps what outlives a front-end (tracked state, shadow memory) and what
-outlives a reset (the mappings).  It knows rings and memory but no vhost-user
-message; those are ``backend``'s.
+It keeps what outlives a front-end and a device: guest memory and the driver's
+life.  What is true of one device only is ``owned_device``'s.  It knows rings
+and memory but no vhost-user message; those are ``conversation``'s.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from cvqd.core.restore import replay, replay_running
 from cvqd.driver_life import DriverLife
 from cvqd.errors import DeviceError, RequestError
 from cvqd.guest_memory import GuestMemory
+from cvqd.owned_device import tell_failed
 from cvqd.recovery import Recovery
 from cvqd.relay import Relay
 from cvqd.run import Run
@@ -196,7 +197,7 @@ class Owner:
             told = await run.stop_device()
         except DeviceError as error:
             # it is reset all the same
-            self._log.emit("device.failed", call=error.call, errno=error.errno, reason=error.reason)
+            tell_failed(self._log, error)
         self.life.stopped()
         bases = bases or run.bases(told, self.memory.space)
         await self._launch(*run.rings_at(bases), self.state.pairs, nursery)

@@ -214,7 +214,13 @@ FILE: Final = Section(
                 "socket for the front-end (vhost-user); unused with `--fd`",
             ),
             Field("mode", _MODE, 0o660, "permission of the socket", "0660"),
-            Field("inband", scalars.boolean(), False, "offer in-band notifications", "false"),  # noqa: FBT003
+            Field(
+                "inband",
+                scalars.boolean(),
+                default=False,
+                doc="offer in-band notifications",
+                shown_default="false",
+            ),
             doc="where the VMM connects",
         ),
         _group(

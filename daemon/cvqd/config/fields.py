@@ -229,6 +229,7 @@ class Section:
     def _default(self, reader: Reader, entry: Field) -> Any:
         if entry.default is DEFAULTS and isinstance(entry.type, Section):
             section = entry.type
+            # a method of another section is no stranger's
             return section.build(**{sub.key: section._default(reader, sub) for sub in section.fields})  # noqa: SLF001
         return reader.default(entry.default)
 

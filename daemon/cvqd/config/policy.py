@@ -131,11 +131,17 @@ POLICY: Final = Section(
         Field(
             "promiscuous",
             _permission(),
-            True,  # noqa: FBT003
-            "frames for others, all unicast included; a promiscuous device lets in every group and VLAN",
-            "allowed",
+            default=True,
+            doc="frames for others, all unicast included; a promiscuous device lets in every group and VLAN",
+            shown_default="allowed",
         ),
-        Field("all_multicast", _permission(), True, "frames for every group", "allowed"),  # noqa: FBT003
+        Field(
+            "all_multicast",
+            _permission(),
+            default=True,
+            doc="frames for every group",
+            shown_default="allowed",
+        ),
         Field("vlans", _VLANS, None, "VLANs the guest may let in", "all"),
         Field(
             "mac_table",
