@@ -12,13 +12,16 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
+from cvqd.core.ledger import Ledger
 from cvqd.core.site_policy import SitePolicy
 from cvqd.device_state import PATIENCE
+from cvqd.errors import CompatibilityError
 from cvqd.simulator.spec import SimulatorSpec
+from cvqd.snapshots import load, taken
 from cvqd.testing.events import EventRecorder
 from cvqd.testing.frontend import FrontEndError
 from cvqd.wire import snapshot
-from cvqd.wire.net_control import MacAddrSet, RxMode, RxModeSet, VlanAdd, VqPairsSet
+from cvqd.wire.net_control import MacAddrSet, MacTableSet, RxMode, RxModeSet, VlanAdd, VqPairsSet
 from cvqd.wire.snapshot import MAX_SIZE, decode, encode
 from cvqd.wire.vhost_user_payloads import TransferDirection
 from cvqd.wire.virtio import Feature, mask_of
@@ -229,7 +232,8 @@ async def test_a_reader_that_stalls_is_given_up_and_one_that_is_gone_is_noticed(
     async with Rig.opened(tmp_path, SPEC) as rig, rig.guest("crosvm") as guest:
         await guest.start()
         for vid in range(4000):
-            rig.owner.life.ledger.local(VlanAdd(vid))
+            rig.owner.life.ledger.submitted(vid, VlanAdd(vid))
+            rig.owner.life.ledger.answered(vid, acked=True)
         await guest.stop()
         for gone in (False, True):
             read, write = os.pipe2(os.O_CLOEXEC)
@@ -315,6 +319,18 @@ async def test_what_the_site_allows_no_guest_it_takes_from_no_snapshot(tmp_path:
             with pytest.raises(FrontEndError, match="the state was refused"):
                 await guest.front_end.load_state(data)
         assert only(target, "snapshot.refused")["reason"] == "policy: the state breaks site.vlan"
+
+
+async def test_a_table_longer_than_any_guest_could_set_here_is_refused_before_anything_is_done(
+    tmp_path: Path,
+) -> None:
+    async with Rig.opened(tmp_path, SPEC, max_command=256) as rig:
+        table = MacTableSet(tuple(bytes([2, 0, 0, 0, 0, n]) for n in range(100)), ())
+        rig.owner.life.ledger = Ledger(rig.owner.state.after(table))
+        rig.owner.features = rig.features
+        data = encode(taken(rig.owner, {}))
+        with pytest.raises(CompatibilityError, match=r"mac\.table_set: 610 bytes, .*max_command allows 256"):
+            load(rig.owner, data, rig.log, "a test")
 
 
 async def test_a_target_that_can_less_says_so_in_every_respect(tmp_path: Path) -> None:

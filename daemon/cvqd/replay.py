@@ -5,7 +5,7 @@ As many as the queue has room for travel together, with one kick.
 
 from __future__ import annotations
 
-from errno import EIO, ETIMEDOUT
+from errno import EIO, EMSGSIZE, ETIMEDOUT
 from typing import TYPE_CHECKING
 
 import trio
@@ -33,11 +33,15 @@ async def replay(
     """Send commands in order and wait for every answer; whether address tables had to be *widened*.
 
     A device that does not take the tables is made promiscuous in the end (see ``tables``) with ``may_widen``.
-    DeviceError names the first command that the device refused, or did not
-    answer within ``deadline`` seconds of the last progress.
+    DeviceError names the first command that is too long for the queue, that the device refused, or that
+    it did not answer within ``deadline`` seconds of the last progress.
     """
     commands = list(commands)
     data = [command.encode() for command in commands]
+    for place, encoded in enumerate(data):
+        if len(encoded) > shadow.max_command:
+            what = f"{len(encoded)} bytes, control_queue.max_command allows {shadow.max_command}"
+            raise _failed(commands, place, EMSGSIZE, what)
     widened = False
     sent = 0
     open_places: set[int] = set()

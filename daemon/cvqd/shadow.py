@@ -78,8 +78,8 @@ class ShadowMemory:
             Map(iova, readable, self._region, 0, Access.READ),
             Map(iova + readable, self._layout.size - readable, self._region, readable, Access.READ_WRITE),
         ]
-        self._placed = (asid, iova)
         await mappings.change(asid, (), parts)
+        self._placed = (asid, iova)
 
     async def withdraw(self, mappings: Mappings) -> None:
         """Take the memory out of the device's sight; the device must be stopped."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from cvqd.core import config_space
 from cvqd.core.compatibility import usable
-from cvqd.core.restore import replay, replay_running
+from cvqd.core.restore import replay
 from cvqd.core.state_commands import state_commands
 from cvqd.errors import CompatibilityError, CvqdError, RequestError
 from cvqd.wire.snapshot import MAX_ORIGIN, RingBase, Snapshot, decode, encode
@@ -79,6 +79,7 @@ def load(owner: Owner, data: bytes, log: EventLog, how: str) -> Snapshot:
             raise RequestError("a guest's driver is running")
         snapshot = decode(data)
         state = usable(snapshot, owner.current.offer, owner.current.facts)
+        _check_length(owner, state)
         _check_site(owner, snapshot, state)
     except CvqdError as error:
         log.emit("snapshot.refused", reason=str(error), how=how)
@@ -88,9 +89,21 @@ def load(owner: Owner, data: bytes, log: EventLog, how: str) -> Snapshot:
     return snapshot
 
 
+def _check_length(owner: Owner, state: TrackedState) -> None:
+    """A table longer than any guest here could have set cannot be put back either."""
+    most = owner.life.limits.max_command
+    too_long = [
+        f"{command.name}: {length} bytes, control_queue.max_command allows {most}"
+        for command in state_commands(state)
+        if (length := len(command.encode())) > most
+    ]
+    if too_long:
+        raise CompatibilityError(too_long)
+
+
 def _check_site(owner: Owner, snapshot: Snapshot, state: TrackedState) -> None:
     """What no guest here may ask for it may not bring along either."""
     life = owner.life
     word = owner.current.word(snapshot.features, life.limits)
-    if broken := life.site.broken_by([*replay(state, word), *replay_running(state, word)]):
+    if broken := life.site.broken_by(replay(state, word)):
         raise CompatibilityError([f"policy: the state breaks {rule}" for rule in broken])

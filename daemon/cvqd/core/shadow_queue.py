@@ -182,8 +182,13 @@ class ShadowQueue:
         """Commands that can be in flight at the most."""
         return self._layout.slots
 
+    @property
+    def max_command(self) -> int:
+        """Bytes of the longest command there can ever be room for."""
+        return self._layout.max_command
+
     def takes(self, size: int) -> bool:
-        """Whether there is room for a command of ``size`` bytes (at most ``layout.max_command``) now."""
+        """Whether there is room for a command of ``size`` bytes (at most ``max_command``) now."""
         return bool(self._free and (size <= self._short or self._long)) and not self.broken
 
     @property
