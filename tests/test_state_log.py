@@ -27,7 +27,7 @@ MAC = bytes.fromhex("525400000001")
 OTHER = bytes.fromhex("525400000002")
 FEATURES = mask_of(*Feature)
 RESET = TrackedState.after_reset(MAC, FEATURES)
-LIFE = KeptState(FEATURES, FEATURES & ~1, MAC, RESET)
+LIFE = KeptState(FEATURES & ~1, MAC, RESET)
 MAX_COMMAND = 4096
 
 
@@ -50,6 +50,34 @@ def a_life(directory: Path, *commands: Command, **changes: object) -> TrackedSta
         acknowledge(ledger, *commands)
         kept.commit(ledger)
         return ledger.state
+
+
+def test_a_log_full_of_what_stands_behind_a_lost_answer_goes_on(tmp_path: Path):
+    table = MacTableSet(tuple(bytes([2, 0, 0, 0, n >> 8, n & 255]) for n in range(600)), ())
+    with closing(opened(tmp_path)) as kept:
+        ledger = Ledger(RESET)
+        kept.begin(LIFE)
+        assert kept.reserve(4, ledger)
+        ledger.submitted(1, VlanAdd(1))
+        ledger.expired(1)
+        for number in range(2, 302):
+            assert kept.reserve(len(table.encode()), ledger), number
+            acknowledge(ledger, table, VlanAdd(number), first=2 * number)
+            kept.commit(ledger)
+        assert ledger.uncertain, "nobody will know about the first"
+        state = ledger.state
+    with closing(opened(tmp_path)) as kept:
+        assert kept.loaded is not None
+        assert kept.loaded.state == state
+
+
+def test_a_state_kept_under_a_larger_limit_stays(tmp_path: Path):
+    table = MacTableSet(tuple((0x020000000000 + n).to_bytes(6, "big") for n in range(100_000)), ())
+    state = a_life(tmp_path, table, max_command=1 << 20)
+    for _ in range(2):
+        with closing(opened(tmp_path, max_command=256)) as kept:
+            assert kept.loaded is not None
+            assert kept.loaded.state == state
 
 
 def test_what_one_process_kept_the_next_one_knows(tmp_path: Path):

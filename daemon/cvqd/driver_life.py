@@ -23,7 +23,7 @@ from cvqd.errors import FrontendError
 from cvqd.own_commands import opening
 from cvqd.replay import replay as replay_commands
 from cvqd.wire import net_config
-from cvqd.wire.net_control import AnnounceAck, MacAddrSet, MacTableSet, RxMode, RxModeSet, VqPairsSet
+from cvqd.wire.net_control import MacAddrSet, MacTableSet, RxMode, RxModeSet, VqPairsSet
 from cvqd.wire.virtio import Feature, feature_names
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class DriverLife:
         """Take in what the device announced."""
         if self.device.announces and self.state.announce:
             # one acknowledgement answers one bit: from here on it is the device's
-            self.ledger.local(AnnounceAck())
+            self.ledger.announced()
 
     def raise_announce(self) -> None:
         """Show the announce bit, unless the device does."""
@@ -163,11 +163,11 @@ class DriverLife:
         """Note that the device was reset: what is tracked is what a start will make of it."""
         self.ledger = Ledger(self.state)
 
-    def runs(self, device_features: int, guest_features: int) -> None:
+    def runs(self, guest_features: int) -> None:
         """Note that the driver is there; what it sets from now on is kept."""
         self._present = True
         self._loaded = None
-        self.kept.begin(KeptState(device_features, guest_features, self._own_mac, self.state))
+        self.kept.begin(KeptState(guest_features, self._own_mac, self.state))
 
     async def restore(self, run: Run, guest_features: int, driven_pairs: int | None) -> None:
         """Give the device the state its driver left, or what a new driver begins with.

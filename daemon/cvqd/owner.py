@@ -231,7 +231,7 @@ class Owner:
 
     def relay(self, run: Run, nursery: trio.Nursery) -> None:
         """Take up the commands of the guest whose data rings run."""
-        self.life.runs(run.plan.features, self.features)
+        self.life.runs(self.features)
         run.begin(nursery)
 
     async def _launch(

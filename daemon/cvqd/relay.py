@@ -235,7 +235,9 @@ class Relay:
             if not self._kept.reserve(len(pending.data), self._ledger):
                 return False
             pending.ack = OK
-            pending.state = self._ledger.local(command)
+            # in its place among those that the device still has
+            self._ledger.submitted(pending.id, command)
+            pending.state = self._ledger.answered(pending.id, acked=True)
             return True
         answer, data = command.answer_length, pending.data
         if answer > ACK:

@@ -8,6 +8,7 @@ waited.  ``NothingKept`` stands in its place where no state is kept.
 
 from __future__ import annotations
 
+from errno import EFBIG
 from typing import TYPE_CHECKING, Final, Protocol
 
 from cvqd.config import DEFAULT_STATE
@@ -150,16 +151,19 @@ class StateLog:
         """
         file = StateFile(directory)
         try:
-            half = _round_up(HALF_HEADER + _BASE + 2 * record_size(max_command) + _APPENDED)
-            header = Header(boot_id(), device, half)
+            boot = boot_id()
             found = file.read()
-            loaded = _read(file, found, header, devices, log) if found is not None else None
+            loaded = _read(file, found, boot, devices, log) if found is not None else None
+            records = loaded.base() if loaded is not None else [Record(Kind.ENDED, 0, b"")]
+            # what was kept under a larger max_command has its place, too
+            base = max(_BASE + 2 * record_size(max_command), sum(record_size(len(r.data)) for r in records))
+            header = Header(boot, device, _round_up(HALF_HEADER + base + _APPENDED))
             # made anew also where the old one would do: what it holds stays until the new one holds it too
             memory = file.create(header.size)
             encoded = header.encode()
             memory[: len(encoded)] = encoded
             commands = CommandLog(memory)
-            commands.rewrite(loaded.base() if loaded is not None else [Record(Kind.ENDED, 0, b"")])
+            commands.rewrite(records)
             if found is not None and loaded is not None:
                 commands.note(last_note(memoryview(found))[1])
             file.install()
@@ -179,7 +183,8 @@ class StateLog:
         self.loaded = None
         self._life = life
         self._reserved = 0
-        self._rewrite(life.base())
+        if not self._rewrite(life.base()):
+            raise StateError(self._file.path, EFBIG, "the state does not fit into the log")
 
     def end(self) -> None:
         """Note that the life is over."""
@@ -190,14 +195,23 @@ class StateLog:
     def reserve(self, length: int, ledger: Ledger) -> bool:
         """Make sure of room for a command of so many bytes."""
         need = record_size(length)
-        if self._log.free < _SLACK + self._reserved + need:
-            # what was answered, with OK or an error, needs no reservation any more
-            self._reserved = sum(record_size(len(_bytes(change))) for change in ledger.unanswered())
-            self.compact(ledger)
-            if self._log.free < _SLACK + self._reserved + need:
+        if not self._has_room(need):
+            self._make_room(ledger)
+        # behind a command without an answer nothing can be told in fewer records
+        while not self._has_room(need):
+            if not ledger.give_up():
                 return False
+            self._make_room(ledger)
         self._reserved += need
         return True
+
+    def _has_room(self, need: int) -> bool:
+        return self._log.free >= _SLACK + self._reserved + need
+
+    def _make_room(self, ledger: Ledger) -> None:
+        # what was answered, with OK or an error, needs no reservation any more
+        self._reserved = sum(record_size(len(_bytes(change))) for change in ledger.unanswered())
+        self.compact(ledger)
 
     def commit(self, ledger: Ledger) -> None:
         """Keep what moved the state since the last call: one store, however many commands."""
@@ -218,10 +232,10 @@ class StateLog:
         """Say the same in fewer records: what commands led to instead of each of them."""
         if self._life is None:
             return
-        ledger.take_fresh()
         # an expired command may still turn out to have come before these
         ahead = [Record(Kind.COMMAND, id_, _bytes(change)) for id_, change in ledger.ahead()]
-        self._rewrite(self._life._replace(state=ledger.settled).base() + ahead)
+        if self._rewrite(self._life._replace(state=ledger.settled).base() + ahead):
+            ledger.take_fresh()
 
     def note(self, answers: PackedAnswers) -> None:
         """Keep what the control queue's ring is about to lose."""
@@ -233,9 +247,12 @@ class StateLog:
         # what views the file keeps it open
         del self._log
 
-    def _rewrite(self, records: list[Record]) -> None:
-        self._log.rewrite(records)
-        self._base = self._log.used
+    def _rewrite(self, records: list[Record]) -> bool:
+        """Whether they fit; nothing changes where they do not."""
+        fits = self._log.rewrite(records)
+        if fits:
+            self._base = self._log.used
+        return fits
 
 
 def keep_state(config: Config, log: EventLog) -> StateLog | NothingKept:
@@ -262,12 +279,12 @@ def _bytes(change: Change) -> bytes:
 
 
 def _read(
-    file: StateFile, found: bytes, own: Header, devices: Collection[str], log: EventLog
+    file: StateFile, found: bytes, boot: bytes, devices: Collection[str], log: EventLog
 ) -> KeptState | None:
     """The life that a file tells, None where it tells none that is ours to go on with."""
     try:
         header = Header.decode(found)
-        if header.boot_id != own.boot_id:
+        if header.boot_id != boot:
             raise OutdatedLogError("it is of an earlier boot, which no guest outlived")
         if header.device not in devices:
             raise LogError(f"it is of another device, {header.device}")

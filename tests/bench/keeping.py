@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from cvqd.state_log import StateKeeper
 
 FEATURES = default_features(4)
-LIFE = KeptState(FEATURES, FEATURES, DEFAULT_MAC, TrackedState.after_reset(DEFAULT_MAC, FEATURES))
+LIFE = KeptState(FEATURES, DEFAULT_MAC, TrackedState.after_reset(DEFAULT_MAC, FEATURES))
 COMMANDS = [MacAddrSet(bytes((2, 0, 0, 0, 0, last))) for last in range(256)]
 #: commands of one turn: enough for some compactions
 _TURN = 24_000

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import random
 
 RESET = TrackedState.after_reset(MAC, EVERYTHING)
-LIFE = KeptState(EVERYTHING, EVERYTHING & ~1, MAC, RESET)
+LIFE = KeptState(EVERYTHING & ~1, MAC, RESET)
 
 
 @given(done=st.lists(commands, max_size=12), announce=st.booleans())

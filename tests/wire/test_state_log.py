@@ -54,7 +54,7 @@ def test_a_name_of_any_length_fits_into_the_header():
     [
         (lambda log: log.__delitem__(slice(HEADER_SIZE - 1, None)), "4095 bytes are no log"),
         (lambda log: log.__setitem__(0, 0), "does not begin as a log does"),
-        (lambda log: log.__setitem__(12, 2), "version 2 is not 1"),
+        (lambda log: log.__setitem__(12, 3), "version 3 is not 2"),
         (lambda log: log.__setitem__(40, 0), "header is damaged"),
         (lambda log: log.__setitem__(15, 255), "header is damaged"),
         (lambda log: log.append(0), "not the 12288"),

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from cvqd.wire.net_control import AnnounceAck
+
 if TYPE_CHECKING:
     from cvqd.core.tracked import Change, TrackedState
     from cvqd.wire.net_control import Command
@@ -41,7 +43,6 @@ class Ledger:
         self._ahead = 0
         self._expired: set[int] = set()
         self._lost = False
-        self._last = 0
         self._fresh: list[tuple[int, Change]] = []
 
     @property
@@ -72,10 +73,16 @@ class Ledger:
 
     def submitted(self, command_id: int, command: Command) -> None:
         """Note that the device has the command."""
-        self._last = command_id
         self._entries[command_id] = _Entry(command)
         if len(self._entries) > self.DEPTH:
             self.lost(next(iter(self._entries)))
+
+    def give_up(self) -> bool:
+        """Take the oldest expired command for lost, as behind ``DEPTH`` others; False if there is none."""
+        oldest = next((id_ for id_ in self._entries if id_ in self._expired), None)
+        if oldest is not None:
+            self.lost(oldest)
+        return oldest is not None
 
     def expired(self, command_id: int) -> None:
         """Note that the guest was told ERR while the device still has the command."""
@@ -117,13 +124,12 @@ class Ledger:
                     self.state = self.state.after(open_entry.command)
         return self._changed(before)
 
-    def local(self, command: Command) -> TrackedState | None:
-        """Apply a command that the daemon answers itself; the new state if it changed."""
-        before = self.state
-        self._fresh.append((self._last, command))
-        self._settled = self._settled.after(command)
-        self.state = before.after(command)
-        return self._changed(before)
+    def announced(self) -> None:
+        """Note that the guest need not announce itself any more; no other command's place matters to that."""
+        done = AnnounceAck()
+        self._fresh.append((0, done))
+        self._settled = self._settled.after(done)
+        self.state = self.state.after(done)
 
     def widened(self, *, widened: bool) -> None:
         """Note whether the device, on its way up, took the tables."""

@@ -36,14 +36,17 @@ def state_commands(state: TrackedState) -> tuple[Command, ...]:
 
 
 def folded(commands: Iterable[Command], *, announce: bool) -> TrackedState:
-    """State that the commands lead to; SnapshotError for one that no guest's commands lead to."""
-    state = TrackedState(bytes(6))
+    """State that the commands lead to; SnapshotError for one that no guest's commands lead to.
+
+    ``announce`` is the announce bit before the first of them.
+    """
+    state = TrackedState(bytes(6), announce=announce)
     for command in commands:
         # a command's data has room for more than there is
         if isinstance(command, VlanAdd) and command.vid > 4095:
             raise SnapshotError(f"VLAN {command.vid} is above 4095")
         state = state.after(command)
-    return state._replace(announce=announce)
+    return state
 
 
 def carried(snapshot: Snapshot) -> TrackedState:

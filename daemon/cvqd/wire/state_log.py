@@ -26,7 +26,7 @@ from typing import Final, NamedTuple
 from zlib import crc32
 
 MAGIC: Final = b"cvqd-log"
-VERSION: Final = 1
+VERSION: Final = 2
 
 #: bytes before the first half
 HEADER_SIZE: Final = 4096
