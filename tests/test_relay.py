@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING
 
 import pytest
@@ -442,6 +443,48 @@ def test_a_second_command_that_is_late_is_the_guests_error_and_still_counts():
     assert stage.answers() == [0]
     assert stage.ledger.state == TrackedState(MAC, rx=0, unicast=(OTHER,) * 3, widened=True, vlans=2)
     assert not stage.ledger.uncertain
+
+
+def test_a_command_answered_here_keeps_its_place_behind_one_without_an_answer():
+    stage = Stage()
+    stage.send(VlanAdd(1))
+    stage.step(0)
+    [(silent, _)] = stage.device_takes()
+    stage.step(1)
+    assert stage.answers() == [1], "expired"
+    stage.send(RxModeSet(RxMode.PROMISC, 1), BIG)
+    stage.step(1)
+    stage.device_obeys()
+    stage.step(1)
+    stage.device_gives(stage.device_takes()[0][0], ack=1)
+    stage.step(1)
+    assert stage.device_obeys() == [RxModeSet(RxMode.PROMISC, 1)]
+    stage.step(1)
+    stage.send(RxModeSet(RxMode.PROMISC, 0))
+    stage.step(1)
+    assert stage.ledger.state.widened, "promiscuous all the same"
+    wanted = stage.ledger.state
+    assert wanted.rx == 0
+    stage.device_gives(silent)
+    stage.step(1)
+    assert stage.ledger.state == wanted.after(VlanAdd(1))
+
+
+def test_an_expired_line_tells_what_the_guest_saw_though_the_late_answer_is_there(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    moments = itertools.count(0, 1_000_000)
+    monkeypatch.setattr("cvqd.journal.monotonic_ns", lambda: next(moments))
+    stage = Stage()
+    stage.send(VlanAdd(1))
+    stage.relay.step(0)
+    [(chain, _)] = stage.device_takes()
+    stage.relay.step(1)
+    stage.device_gives(chain)
+    stage.relay.step(2)
+    stage.journal.tell()
+    (expired,), (late,) = stage.log.of("cvq.command.expired"), stage.log.of("cvq.command.late")
+    assert expired["elapsed_us"] < late["elapsed_us"]
 
 
 def test_a_site_that_forbids_promiscuous_mode_has_the_devices_refusal_passed_on():

@@ -145,7 +145,6 @@ class Journal:
     def late(self, command: Pending) -> None:
         """Note the answer to a command that had expired."""
         now = monotonic_ns()
-        command.answered_ns = now
         self._notes.append(("cvq.command.late", now, command))
         if command.state is not None:
             self._notes.append(("state.changed", now, command))
@@ -169,6 +168,7 @@ class Journal:
 
     def _tell(self, event: str, moment: int, command: Pending) -> None:
         emit, refusal = self._log.emit, command.refusal
+        elapsed_us = (moment - command.received_ns) // 1000
         match event:
             case "cvq.command.received":
                 emit(
@@ -182,26 +182,26 @@ class Journal:
                 emit("cvq.command.forwarded", mono_ns=moment, command_id=command.id, command=command.name)
             case "cvq.command.acked" | "cvq.command.late":
                 late = event == "cvq.command.late"
-                self._count(command, "late" if late else "ok" if command.ack == OK else "err")
+                self._count(command, "late" if late else "ok" if command.ack == OK else "err", elapsed_us)
                 emit(
                     event,
                     mono_ns=moment,
                     command_id=command.id,
                     command=command.name,
                     ack=command.ack,
-                    elapsed_us=command.elapsed_us,
+                    elapsed_us=elapsed_us,
                 )
             case "cvq.command.expired":
-                self._count(command, "expired")
+                self._count(command, "expired", elapsed_us)
                 emit(
                     "cvq.command.expired",
                     mono_ns=moment,
                     command_id=command.id,
                     command=command.name,
-                    elapsed_us=command.elapsed_us,
+                    elapsed_us=elapsed_us,
                 )
             case "cvq.command.refused" if refusal is not None:
-                self._count(command, "refused")
+                self._count(command, "refused", elapsed_us)
                 self.refusals[refusal.reason] += 1
                 emit(
                     "cvq.command.refused",
@@ -212,7 +212,7 @@ class Journal:
                     detail=refusal.detail,
                 )
             case "cvq.chain.malformed" if refusal is not None:
-                self._count(command, "malformed")
+                self._count(command, "malformed", elapsed_us)
                 self.counts["chains_malformed"] += 1
                 self.refusals[refusal.reason] += 1
                 emit(
@@ -240,23 +240,24 @@ class Journal:
                     late=command.expired,
                 )
 
-    def _count(self, command: Pending, outcome: str) -> None:
+    def _count(self, command: Pending, outcome: str, elapsed_us: int) -> None:
         self.answers[command.counted_as, outcome] += 1
         if outcome != "late":
             self.recent.append(command)
-            self.latency.observe(command.elapsed_us)
+            self.latency.observe(elapsed_us)
         if self.trace.followed:
-            self.trace.publish(_traced(command, outcome).line())
+            self.trace.publish(_traced(command, outcome, elapsed_us).line())
 
 
-def _traced(command: Pending, outcome: str) -> Traced:
+def _traced(command: Pending, outcome: str, elapsed_us: int) -> Traced:
     return Traced(
         time_ns=time_ns() - (monotonic_ns() - command.received_ns),
         command_id=command.id,
         command=command.name,
         outcome=outcome,
-        ack=command.ack,
-        elapsed_us=command.elapsed_us,
+        # by now the late answer may stand where the guest was given ERR
+        ack=ERR if outcome == "expired" else command.ack,
+        elapsed_us=elapsed_us,
         length=len(command.data),
         data=command.data[:SNAP],
         result=command.result,

@@ -158,15 +158,12 @@ class Run:
     def policy(self, guest_features: int, guest_pairs: int) -> Policy:
         """What commands are judged by: the guest's, or cvqd's own where it has no control queue."""
         device = self.device
-        space = net_config.decode(device.config)
         data = {plan.index for plan in self.plan.data}
         return Policy(
             self.plan.features if self.guest_cvq is None else guest_features,
             guest_pairs,
             announces=bool(device.offer.emulated & Feature.GUEST_ANNOUNCE.mask),
-            hashing=HashLimits(
-                space.rss_max_key_size, space.rss_max_indirection_table_length, space.supported_hash_types
-            ),
+            hashing=HashLimits.of(net_config.decode(device.config)),
             disabled=frozenset(range(2 * guest_pairs)) - data,
             device_cvq=device.offer.device_cvq_index,
             max_answer=device.shadow.max_answer,

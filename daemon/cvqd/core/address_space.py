@@ -42,11 +42,6 @@ class AddressSpace:
         """All extents, lowest address first."""
         return tuple(self._extents)
 
-    def overlapping(self, start: int, size: int) -> list[Extent]:
-        """Extents that share at least one byte with the range."""
-        end = start + size
-        return [extent for extent in self._extents if extent.start < end and start < extent.end]
-
     def add(self, start: int, view: memoryview, access: Access = Access.READ_WRITE) -> None:
         """Add an extent; ValueError if it is empty or shares a byte with another."""
         if not len(view):

@@ -100,14 +100,11 @@ def _address(snapshot: Snapshot, state: TrackedState, facts: DeviceFacts) -> Ite
 
 def _commands(snapshot: Snapshot, state: TrackedState, facts: DeviceFacts) -> Iterator[str]:
     """What a replay would say, judged as a guest's own commands are."""
-    here = net_config.decode(facts.config)
     policy = Policy(
         # a state may say more than its guest could: cvqd or the site did it
         snapshot.features | CONTROL,
         _pairs(snapshot),
-        hashing=HashLimits(
-            here.rss_max_key_size, here.rss_max_indirection_table_length, here.supported_hash_types
-        ),
+        hashing=HashLimits.of(net_config.decode(facts.config)),
     )
     for command in state_commands(state):
         try:

@@ -42,6 +42,7 @@ from cvqd.wire.virtio import Feature, feature_names, mask_of
 
 if TYPE_CHECKING:
     from cvqd.core.tracked import TrackedState
+    from cvqd.wire.net_config import NetConfig
 
 
 class Route(enum.Enum):
@@ -57,6 +58,13 @@ class HashLimits(NamedTuple):
     key: int = 0
     table: int = 0
     types: int = 0
+
+    @classmethod
+    def of(cls, config: NetConfig) -> HashLimits:
+        """Those that a device's configuration space states."""
+        return cls(
+            config.rss_max_key_size, config.rss_max_indirection_table_length, config.supported_hash_types
+        )
 
 
 NO_HASHING: Final = HashLimits()

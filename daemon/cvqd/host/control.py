@@ -36,7 +36,7 @@ class Stream(NamedTuple):
     feed: Feed
 
 
-#: bytes of a request line: room for a snapshot
+#: bytes of a request line: a snapshot of any state that 64 KiB commands lead to, and many times that
 MAX_LINE: Final = 2 << 20
 _CHUNK: Final = 64 << 10
 #: clients served at a time; one more is turned away

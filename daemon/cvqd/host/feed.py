@@ -25,9 +25,12 @@ class Feed:
     """Hands lines to followers; for the thread of the event loop only."""
 
     def __init__(self) -> None:
-        #: whether a line would reach anybody
-        self.followed = False
         self._followers: list[Follower] = []
+
+    @property
+    def followed(self) -> bool:
+        """Whether a line would reach anybody."""
+        return bool(self._followers)
 
     def publish(self, line: bytes) -> None:
         """Give a line, with its line break, to everybody; never blocks."""
@@ -39,12 +42,10 @@ class Feed:
         """A follower of what is published from now on."""
         follower = Follower(capacity)
         self._followers.append(follower)
-        self.followed = True
         try:
             yield follower
         finally:
             self._followers.remove(follower)
-            self.followed = bool(self._followers)
 
 
 class Follower:
