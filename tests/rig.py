@@ -104,6 +104,8 @@ class Rig:
         self.journal = owner.journal
         self.backend: Backend
         self.rehearsals: Rehearsals
+        self.ended = trio.Event()
+        self._tasks: trio.CancelScope
 
     @classmethod
     @asynccontextmanager
@@ -133,6 +135,7 @@ class Rig:
             async with Devices.opened(configs, log) as devices, trio.open_nursery() as nursery:
                 owner = await take(await devices.open(OWN_DEVICE), limits, log, Journal(log), kept)
                 rig = cls(log, owner, path)
+                rig._tasks = nursery.cancel_scope
                 rig.backend = Backend(owner, log, nursery, offers_inband=offers_inband)
                 rig.rehearsals = Rehearsals(owner, rig.backend, devices, log, nursery)
                 with unix_listener.bind(path, 0o600) as bound:
@@ -141,10 +144,17 @@ class Rig:
                     yield rig
                     nursery.cancel_scope.cancel()
 
+    def ends(self) -> None:
+        """Have the service end, as a signal would; ``ended`` is set when its front-end is gone."""
+        self._tasks.cancel()
+
     async def _serve(self, listener: Listener) -> None:
-        while (connection := await listener.accept()) is not None:
-            async with connection:
-                await self.backend.serve(connection)
+        try:
+            while (connection := await listener.accept()) is not None:
+                async with connection:
+                    await self.backend.serve(connection)
+        finally:
+            self.ended.set()
 
     @property
     def device(self) -> SimulatedDevice:

@@ -21,6 +21,7 @@ from cvqd.testing.sequences import ORDERS
 from cvqd.verbs.rehearse import exit_code, progress
 from cvqd.wire.net_control import MacAddrSet
 from cvqd.wire.virtio import Feature, mask_of
+from service_manager import ServiceManager
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -40,14 +41,18 @@ class Result(NamedTuple):
 
 @asynccontextmanager
 async def instance(
-    directory: Path, *, device: dict[str, Any] | None = None, spare: dict[str, Any] | None = None
+    directory: Path,
+    *,
+    device: dict[str, Any] | None = None,
+    spare: dict[str, Any] | None = None,
+    environment: dict[str, str] | None = None,
 ) -> AsyncIterator[tuple[DaemonProcess, NetDriver]]:
     """A daemon with a guest that runs on ``device`` and may go to ``spare``."""
     config = simulator_config(directory)
     config["targets"] = {"spare": config["device"] | (spare or {})}
     config["device"] |= device or {}
     async with (
-        DaemonProcess.start(directory, config) as daemon,
+        DaemonProcess.start(directory, config, environment=environment or {}) as daemon,
         await FrontEnd.connect(daemon.socket) as front_end,
     ):
         with GuestMemory() as memory, NetDriver(memory, 4) as driver:
@@ -120,6 +125,26 @@ async def test_and_2_where_it_could_not_come_back(tmp_path: Path) -> None:
         found = await rehearse(daemon, "--to", "spare", "--back")
         assert (found.code, found.answer["guest_on"]) == (2, "spare")
         assert await driver.command(SET_MAC) == 0
+
+
+async def test_a_daemon_that_ends_in_the_middle_asks_for_time_to_take_the_guest_back(tmp_path: Path) -> None:
+    silent = {"faults": [{"command": "mac.addr_set", "action": "drop"}]}
+    async with ServiceManager(tmp_path / "notify") as manager:
+        environment = {"NOTIFY_SOCKET": manager.address}
+        async with (
+            instance(tmp_path, spare=silent, environment=environment) as (daemon, driver),
+            await trio.open_unix_socket(daemon.control) as operator,
+        ):
+            assert await driver.command(SET_MAC) == 0
+            await operator.send_all(b'{"request": "rehearse", "to": "spare"}\n')
+            await daemon.event("switchover.phase", phase="indices")
+            assert await daemon.stop() == 0
+            assert daemon.named("switchover.failed")[0]["guest_on"] == "source"
+            assert daemon.named("rehearsal.finished")[0]["verdict"] == "failed"
+            while not (last := await manager.told()).get("STOPPING"):
+                pass
+            # the deadlines of what the source has, of the target's replay and of one on the source again
+            assert int(last["EXTEND_TIMEOUT_USEC"]) == 13_000_000
 
 
 async def test_a_terminal_sees_how_far_it_is(tmp_path: Path) -> None:

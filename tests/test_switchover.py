@@ -648,6 +648,96 @@ async def test_tables_that_one_device_takes_and_the_other_does_not(tmp_path: Pat
         assert await guest.echo(frame(GROUP, b"group"))
 
 
+@jumping_clock
+@pytest.mark.parametrize("phase", ["suspend", "replay"])
+async def test_a_front_end_that_leaves_meanwhile_is_let_go_when_the_move_is_over(
+    tmp_path: Path, phase: str
+) -> None:
+    async with two(tmp_path, spare=replace(SPARE, faults=waiting(phase))) as (rig, guest):
+        async with trio.open_nursery() as nursery:
+            await moving(rig, guest, nursery, phase)
+            guest.front_end.close()
+        await settled()
+        assert rig.log.of("frontend.disconnected")
+        assert not rig.owner.running
+        assert rig.log.of("switchover.failed")[0]["phase"] == phase
+        async with rig.guest() as another:
+            await another.start()
+            another.driver.fill(0, 16)
+            await well(another)
+
+
+@jumping_clock
+@pytest.mark.parametrize("phase", ["suspend", "replay"])
+async def test_a_daemon_that_ends_in_the_middle_takes_the_guest_back_first(
+    tmp_path: Path, phase: str
+) -> None:
+    spare = replace(SPARE, faults=waiting(phase))
+    async with two(tmp_path, spare=spare, deadline=2) as (rig, guest), trio.open_nursery() as nursery:
+        await moving(rig, guest, nursery, phase)
+        assert await ending(rig, nursery) <= 2.1
+        assert not rig.owner.running
+        assert rig.log.of("switchover.failed")[0]["guest_on"] == "source"
+        assert [event["reason"] for event in rig.log.of("device.stopped")] == ["the daemon ends"]
+
+
+@jumping_clock
+async def test_a_device_that_is_removed_meanwhile_is_not_waited_for(tmp_path: Path) -> None:
+    async with two(tmp_path, deadline=60) as (rig, guest), trio.open_nursery() as nursery:
+        await moving(rig, guest, nursery, "suspend")
+        rig.owner.ends(0.5)
+        assert 0.5 <= await ending(rig, nursery) < 0.6
+        assert not rig.owner.running
+
+
+@jumping_clock
+async def test_a_daemon_that_ends_meanwhile_takes_its_interrupt_back_from_where_the_guest_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lent: dict[str, int] = {}
+    lend = SimulatedDevice.set_config_call
+
+    async def noted(device: SimulatedDevice, fd: int) -> None:
+        lent[device.path] = fd
+        await lend(device, fd)
+
+    monkeypatch.setattr(SimulatedDevice, "set_config_call", noted)
+    slow = replace(SPARE, faults=(Fault("mac.addr_set", FaultAction.DELAY, 0.5),))
+    async with two(tmp_path, spare=slow) as (rig, guest), trio.open_nursery() as nursery:
+        await moving(rig, guest, nursery, "replay")
+        await ending(rig, nursery)
+    assert rig.owner.current.name == "spare"
+    assert lent["spare"] == -1
+
+
+async def ending(rig: Rig, nursery: trio.Nursery) -> float:
+    """End the service's tasks and what goes on in a nursery; how many seconds that takes."""
+    begun = trio.current_time()
+    nursery.cancel_scope.cancel()
+    rig.ends()
+    with trio.CancelScope(shield=True):
+        await rig.ended.wait()
+    return trio.current_time() - begun
+
+
+def waiting(phase: str) -> tuple[Fault, ...]:
+    """What has the spare leave a move waiting in its replay."""
+    return (Fault("mac.addr_set", FaultAction.DROP),) if phase == "replay" else ()
+
+
+async def moving(rig: Rig, guest: Guest, nursery: trio.Nursery, phase: str) -> None:
+    """A move that waits for a device: for the source in ``suspend``, for the target in ``replay``."""
+    if phase == "suspend":
+        rig.device.faults.add(Fault("mac.addr_set", FaultAction.DROP))
+        guest.driver.post_command(MacAddrSet(MAC_A).encode())
+        guest.control.notify()
+        await settled()
+    else:
+        await guest.set_mac()
+    nursery.start_soon(rehearse, rig)
+    await settled()
+
+
 async def test_a_daemon_that_ends_meanwhile_ends_in_order(tmp_path: Path) -> None:
     async with two(tmp_path) as (rig, _), trio.open_nursery() as nursery:
         nursery.start_soon(rehearse, rig)

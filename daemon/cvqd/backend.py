@@ -95,7 +95,9 @@ class Backend:
             self._log.emit("frontend.failed", reason=reason)
         finally:
             with trio.CancelScope(shield=True):
-                await conversation.hang_up(reason)
+                # a move that is under way goes on with what the front-end lent: it has to be over first
+                async with self._busy:
+                    await conversation.hang_up(reason)
             self._conversation = None
             self._log.emit("frontend.disconnected", reason=reason)
 

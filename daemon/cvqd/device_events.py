@@ -35,7 +35,9 @@ async def follow_config(owner: Owner, backend: Backend) -> None:
                 await backend.config_changed()
         finally:
             with trio.CancelScope(shield=True):
-                await owner.listen(-1)
+                # a move that is under way has lent it to the other device as well
+                async with backend.quiet():
+                    await owner.listen(-1)
             bell.close()
 
 

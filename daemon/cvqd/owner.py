@@ -57,8 +57,8 @@ class Owner:
         self.current = device
         #: the guest's features, without bit 30
         self.features = 0
-        #: seconds that a stop waits for the answers of a device, if no deadline comes before
-        self.patience = inf
+        #: on trio's clock
+        self._patient_until = inf
         self._for_good = False
         self._log = log
         self.journal = journal
@@ -87,6 +87,11 @@ class Owner:
     def running(self) -> frozenset[int]:
         """Rings that run, by the guest's index; empty while the device is stopped."""
         return self._run.rings if self._run else frozenset()
+
+    @property
+    def patience(self) -> float:
+        """Seconds that a stop waits for the answers of a device, if no deadline comes before."""
+        return max(0.0, self._patient_until - trio.current_time())
 
     @property
     def guest_cvq(self) -> int | None:
@@ -269,9 +274,12 @@ class Owner:
     def ends(self, patience: float) -> None:
         """The device goes away: the next stop is the last one, and everything the guest asked is answered.
 
-        It waits ``patience`` seconds for the device's answers, if no deadline comes before.
+        However many stops that takes, they wait ``patience`` seconds together for the device's answers, if
+        no deadline comes before; so does one that waits already.
         """
-        self.patience, self._for_good = patience, True
+        self._patient_until, self._for_good = trio.current_time() + patience, True
+        if self._run is not None:
+            self._run.hurry(patience)
 
     async def stop(self, reason: str, *, failed: bool = False) -> dict[int, int]:
         """Answer what is in flight, stop and reset the device; each ring's base by the guest's index.

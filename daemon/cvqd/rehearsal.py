@@ -50,6 +50,11 @@ class Rehearsals:
         self._busy = False
 
     @property
+    def under_way(self) -> bool:
+        """Whether there is one now."""
+        return self._busy
+
+    @property
     def handlers(self) -> dict[str, Handler]:
         """Requests by name."""
         return {"rehearse": self.rehearse}

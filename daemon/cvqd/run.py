@@ -53,6 +53,8 @@ class Run:
             self.doorbells.add(self._call.fileno())
             made.pop_all()
         self._scope: trio.CancelScope
+        #: ends when the device's answers are not waited for any longer
+        self._patience: trio.CancelScope
         self._ended: trio.Event
         self._relay: Relay | None = None
         #: the guest's and the device's: feature words bind all rings
@@ -178,6 +180,7 @@ class Run:
         """Relay the guest's commands until ``end``; may begin again after it."""
         self._scope = trio.CancelScope()
         self._ended = trio.Event()
+        self._patience = trio.CancelScope()
         nursery.start_soon(self._relay_commands)
 
     async def _relay_commands(self) -> None:
@@ -215,9 +218,17 @@ class Run:
         self._scope.cancel()
         await self._ended.wait()
         if self._relay is not None:
-            await self._relay.drain(self.doorbells, patience)
+            self.hurry(patience)
+            with self._patience:
+                await self._relay.drain(self.doorbells)
+            if self._patience.cancelled_caught:
+                await self._relay.drain(self.doorbells, 0)
             if for_good:
                 self._relay.turn_away()
+
+    def hurry(self, patience: float) -> None:
+        """Let an end, also one under way, wait for no more than ``patience`` seconds from now."""
+        self._patience.deadline = min(self._patience.deadline, trio.current_time() + patience)
 
     def bases(self, reported: Mapping[int, int] | None, memory: AddressSpace) -> dict[int, int]:
         """Where each ring goes on, by the guest's index; ``reported`` is the device's word, if it gave it."""

@@ -73,7 +73,8 @@ async def run(config: Config, *, file: str, socket_path: str | None, fd: int | N
             rehearsals = Rehearsals(owner, backend, devices, log, nursery)
 
             def patience() -> float:
-                return owner.life.limits.deadline + _STOP
+                # a move waits for its source, for its target, and on the way back once more
+                return owner.life.limits.deadline * (3 if rehearsals.under_way else 1) + _STOP
 
             handlers = {**instance.handlers, **rehearsals.handlers}
             with sockets.opened(config, socket_path=socket_path, fd=fd) as where:
