@@ -61,14 +61,6 @@ def test_version_and_capabilities_are_on_standard_output():
     assert (capabilities.returncode, capabilities.stderr) == (0, "")
 
 
-def test_the_discovery_file_describes_the_same_kind_of_back_end():
-    found = json.loads((EXAMPLES / "50-cvqd.json").read_text())
-    # docs/interop/vhost-user.json of QEMU: VhostUserBackend
-    assert set(found) <= {"description", "type", "binary", "tags"}
-    assert found["type"] == cli.CAPABILITIES["type"]
-    assert found["binary"].startswith("/")
-
-
 @pytest.mark.parametrize(
     "arguments",
     [

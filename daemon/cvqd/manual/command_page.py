@@ -95,10 +95,6 @@ def write(page: Page, parser: argparse.ArgumentParser) -> None:
         page.item(
             f"`{entry.shown_default or entry.default}`", sentence(entry.doc) + f" `{key}` puts it elsewhere."
         )
-    page.item(
-        "`/usr/share/qemu/vhost-user/50-cvqd.json`",
-        "What software that manages virtual machines reads to find back-ends, see vhost-user.json of QEMU.",
-    )
     page.section("EXAMPLES")
     page.paragraph("Look at every vhost-vdpa device of this machine and at where its control queue can live:")
     page.example("cvqd probe")
