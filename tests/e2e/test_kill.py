@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 from contextlib import asynccontextmanager
@@ -138,6 +139,11 @@ async def test_nothing_that_was_acknowledged_is_lost(tmp_path: Path, *, packed: 
                         # a guest whose first command was not answered yet shows rings that were never used
                         assert not before
                         assert put_back["digest"] == digests[0]
+                # what it had to say is here only when it has ended, or has been asked
+                if number == KILLS:
+                    await daemon.told()
+                else:
+                    assert await daemon.wait() == -signal.SIGKILL
                 assert not daemon.named("cvq.broken")
                 assert not daemon.named("cvq.command.refused")
                 if number == KILLS:

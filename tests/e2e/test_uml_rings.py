@@ -8,17 +8,14 @@ from typing import Any
 
 import pytest
 
-from cvqd import testing
 from cvqd.simulator.spec import default_features
 from cvqd.testing.daemon import DaemonProcess, simulator_config
 from cvqd.testing.uml import UmlGuest
 from cvqd.wire.virtio import Feature, feature_names, mask_of
+from uml_link import NEW, OWN, frames
 
 pytestmark = pytest.mark.guest
 
-OWN = "52:54:00:12:34:56"
-NEW = "52:54:00:c0:ff:ee"
-FRAMES = Path(testing.__file__).with_name("uml_frames.py")
 RINGS = mask_of(Feature.RING_PACKED, Feature.INDIRECT_DESC, Feature.EVENT_IDX)
 PLAIN = default_features(4) & ~RINGS
 
@@ -35,11 +32,6 @@ def offering(directory: Path, rings: int, **frontend: Any) -> dict[str, Any]:
     content = simulator_config(directory, features=feature_names(PLAIN | rings))
     content["frontend"].update(frontend)
     return content
-
-
-async def frames(guest: UmlGuest, *wanted: str) -> dict[str, str]:
-    said = await guest.check(f"{guest.python()} {guest.path(FRAMES)} eth0 {' '.join(wanted)}")
-    return dict(line.split() for line in said.splitlines())
 
 
 async def drive(daemon: DaemonProcess, guest: UmlGuest) -> None:
@@ -68,6 +60,7 @@ async def drive(daemon: DaemonProcess, guest: UmlGuest) -> None:
     await daemon.event("state.reset", after=mark)
     await guest.check("ip link set eth0 up")
     assert await frames(guest, OWN, NEW) == {OWN: "back", NEW: "lost"}
+    await daemon.told()
     assert not daemon.stray
     assert not daemon.named("cvq.chain.malformed")
     assert not daemon.named("cvq.broken")
