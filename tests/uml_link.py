@@ -19,6 +19,14 @@ if TYPE_CHECKING:
 OWN = "52:54:00:12:34:56"
 NEW = "52:54:00:c0:ff:ee"
 FRAMES = Path(testing.__file__).with_name("uml_frames.py")
+#: SIOCADDMULTI many times: ``ip -batch`` ends after its first ``maddr``
+JOIN = """
+import fcntl, socket
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+    for group in range({groups}):
+        address = b"\\x01\\x00\\x5e\\x01" + group.to_bytes(2, "big")
+        fcntl.ioctl(any_socket, 0x8931, b"eth0".ljust(16, b"\\0") + b"\\0\\0" + address.ljust(22, b"\\0"))
+"""
 
 
 @asynccontextmanager
@@ -63,6 +71,11 @@ async def frames(guest: UmlGuest, *wanted: str) -> dict[str, str]:
     """Each frame's fate, as the guest's ``uml_frames.py`` says it."""
     said = await guest.check(f"{guest.python()} {guest.path(FRAMES)} eth0 {' '.join(wanted)}")
     return dict(line.split() for line in said.splitlines())
+
+
+async def join(guest: UmlGuest, groups: int) -> None:
+    """Have the guest listen to so many multicast groups, up to 65536."""
+    await guest.check(f"{guest.python()} -c '{JOIN.format(groups=groups)}'", deadline=60)
 
 
 async def acks(daemon: DaemonProcess, command: str, after: int = 0) -> list[int]:

@@ -13,6 +13,7 @@ import trio
 
 from cvqd.testing.daemon import DaemonProcess, simulator_config
 from cvqd.testing.uml import UmlGuest
+from uml_link import NEW, join
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -23,15 +24,6 @@ ROUNDS = int(os.environ.get("CVQD_ROUNDS", "5"))
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(120 + 5 * ROUNDS)]
 
 HERE, THERE = "52:54:00:12:34:56", "52:54:00:12:34:66"
-NEW = "52:54:00:c0:ff:ee"
-#: SIOCADDMULTI 50 times, as in test_uml_commands
-JOIN = """
-import fcntl, socket
-with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
-    for group in range(50):
-        address = b"\\x01\\x00\\x5e\\x01" + group.to_bytes(2, "big")
-        fcntl.ioctl(any_socket, 0x8931, b"eth0".ljust(16, b"\\0") + b"\\0\\0" + address.ljust(22, b"\\0"))
-"""
 
 
 @asynccontextmanager
@@ -73,7 +65,7 @@ async def test_a_guest_is_moved_back_and_forth_while_it_pings(
             "for i in $(seq 1 100); do echo link add link eth0 name v$i type vlan id $i; done | ip -batch -",
             deadline=30,
         )
-        await guest.check(f"{guest.python()} -c '{JOIN}'", deadline=30)
+        await join(guest, 50)
         await guest.check("/bin/busybox ping -c 1 -W 5 192.0.2.2", deadline=10)
         before = (await daemon.status())["state"]
         assert (before["mac"], before["pairs"]) == (NEW, 4)

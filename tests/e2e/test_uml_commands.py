@@ -7,21 +7,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from uml_link import NEW, OWN, acks, carried, frames, linked, state
+from uml_link import NEW, OWN, acks, carried, frames, join, linked, state
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 pytestmark = pytest.mark.guest
-
-#: SIOCADDMULTI 500 times: ``ip -batch`` ends after its first ``maddr``
-JOIN = """
-import fcntl, socket
-with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
-    for group in range(500):
-        address = b"\\x01\\x00\\x5e\\x01" + group.to_bytes(2, "big")
-        fcntl.ioctl(any_socket, 0x8931, b"eth0".ljust(16, b"\\0") + b"\\0\\0" + address.ljust(22, b"\\0"))
-"""
 
 
 async def test_ethtool_sets_the_indirection_table_and_the_hash_key(tmp_path: Path) -> None:
@@ -97,7 +88,7 @@ async def test_a_guest_with_every_vlan_and_500_groups_is_served_in_seconds(tmp_p
         await guest.load("8021q")
         await guest.check("ip link set eth0 up")
         begun = time.monotonic()
-        await guest.check(f"{guest.python()} -c '{JOIN}'", deadline=60)
+        await join(guest, 500)
         groups = time.monotonic() - begun
         begun = time.monotonic()
         await guest.check(

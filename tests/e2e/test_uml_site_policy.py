@@ -10,21 +10,11 @@ from typing import Any
 import pytest
 import yaml
 
-from cvqd import testing
 from cvqd.testing.daemon import DaemonProcess, simulator_config
 from cvqd.testing.uml import UmlGuest
+from uml_link import NEW, OWN, frames
 
 pytestmark = pytest.mark.guest
-
-OWN = "52:54:00:12:34:56"
-NEW = "52:54:00:c0:ff:ee"
-FRAMES = Path(testing.__file__).with_name("uml_frames.py")
-
-
-async def frames(guest: UmlGuest, *wanted: str) -> dict[str, str]:
-    """Each frame's fate, as the guest's ``uml_frames.py`` says it."""
-    said = await guest.check(f"{guest.python()} {guest.path(FRAMES)} eth0 {' '.join(wanted)}")
-    return dict(line.split() for line in said.splitlines())
 
 
 async def reload(daemon: DaemonProcess, content: dict[str, Any]) -> None:
