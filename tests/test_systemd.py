@@ -98,6 +98,30 @@ def test_verification_is_not_silent_whatever_it_reads(units: Path):
     assert "WatchDogSec" in said(tool("systemd-analyze"), "verify", "--man=no", *paths)
 
 
+def enabled(root: Path) -> set[str]:
+    """What starts what, as ``TARGET.wants/UNIT``."""
+    links = root.joinpath("etc/systemd/system").glob("*.wants/*")
+    return {f"{link.parent.name}/{link.name}" for link in links}
+
+
+def of_instance(name: str) -> set[str]:
+    """What a boot has to start of one."""
+    return {
+        f"multi-user.target.wants/cvqd@{name}.service",
+        f"cvqd.target.wants/cvqd@{name}.service",
+        f"sockets.target.wants/cvqd@{name}.socket",
+    }
+
+
+def test_what_is_enabled_is_started_at_boot_and_disabling_one_leaves_the_others(tmp_path: Path):
+    assert install(tmp_path, PREFIX="/usr").returncode == 0
+    systemctl = (tool("systemctl"), f"--root={tmp_path}")
+    told = said(*systemctl, "enable", "cvqd@vm0", "cvqd@vm1")
+    assert enabled(tmp_path) == of_instance("vm0") | of_instance("vm1"), told
+    told = said(*systemctl, "disable", "cvqd@vm0")
+    assert enabled(tmp_path) == of_instance("vm1"), told
+
+
 def test_the_service_is_as_closed_as_it_can_be(units: Path):
     unit = str(units / "cvqd@.service")
     told = said(tool("systemd-analyze"), "security", "--offline=true", "--threshold=15", "--no-pager", unit)

@@ -116,9 +116,10 @@ def test_one_command_installs_groups_directories_and_access_to_the_nodes():
     CONFIG.write_text(CONTENT)
 
 
-async def test_what_is_enabled_starts_with_all_others_and_has_its_sockets():
+async def test_what_is_enabled_starts_at_boot_and_has_its_sockets():
     systemctl("enable", UNIT)
-    systemctl("start", "cvqd.target")
+    # as a boot does, and nothing of ours by its name
+    systemctl("start", "sockets.target", "multi-user.target")
     assert shown("ActiveState") == "active"
     assert shown("StatusText") == f"waits for a front-end at {FRONTEND}"
     assert found(FRONTEND)[:2] == (0o660, "kvm")
@@ -220,6 +221,8 @@ async def test_a_front_end_that_connects_starts_it():
 
 
 def test_all_instances_stop_as_one():
+    # nobody has started it: instances are its own all the same
+    assert does("systemctl", "is-active", "cvqd.target").stdout == "inactive\n"
     systemctl("stop", "cvqd.target")
     assert shown("ActiveState") in ("deactivating", "inactive")
     # the target is gone at once; this waits for the rest
