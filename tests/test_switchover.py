@@ -6,7 +6,7 @@ import gc
 import json
 import os
 import socket
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ import trio
 from cvqd.core import lifecycle
 from cvqd.errors import RequestError
 from cvqd.migration import Migration
+from cvqd.move import Move
 from cvqd.simulator.device import SimulatedDevice
 from cvqd.simulator.spec import (
     SUPPORTED_BACKEND_FEATURES,
@@ -44,7 +45,7 @@ from cvqd.wire.virtio import Feature, mask_of
 from rig import BROADCAST, MAC_A, MAC_B, Guest, Rig, frame, jumping_clock, open_descriptors, settled
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
 
     from cvqd.core.device import VdpaDevice
     from cvqd.core.lifecycle import DeviceFacts
@@ -738,12 +739,43 @@ async def moving(rig: Rig, guest: Guest, nursery: trio.Nursery, phase: str) -> N
     await settled()
 
 
-async def test_a_daemon_that_ends_meanwhile_ends_in_order(tmp_path: Path) -> None:
-    async with two(tmp_path) as (rig, _), trio.open_nursery() as nursery:
-        nursery.start_soon(rehearse, rig)
-        await trio.lowlevel.checkpoint()
-        nursery.cancel_scope.cancel()
+@pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.parametrize("who", ["rehearsal", "daemon"])
+async def test_whoever_ends_meanwhile_ends_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, who: str, phase: str
+) -> None:
+    gc.collect()
+    before = open_descriptors(), mappings()
+    await cut_short(tmp_path, monkeypatch, who, phase)
+    gc.collect()
+    assert (open_descriptors(), mappings()) == before
+
+
+async def cut_short(directory: Path, monkeypatch: pytest.MonkeyPatch, who: str, phase: str) -> None:
+    """A whole life, with a move in whose ``phase`` the rehearsal or all of the daemon is cancelled."""
+    entered: list[str] = []
+    timed = Move.phase
+    async with two(directory) as (rig, guest):
+        with monkeypatch.context() as patch:
+            async with trio.open_nursery() as nursery:
+
+                @contextmanager
+                def at_which_it_ends(move: Move, name: str) -> Iterator[None]:
+                    with timed(move, name):
+                        entered.append(name)
+                        if name == phase:
+                            nursery.cancel_scope.cancel()
+                            if who == "daemon":
+                                rig.ends()
+                        yield
+
+                patch.setattr(Move, "phase", at_which_it_ends)
+                nursery.start_soon(rehearse, rig)
+        assert entered in (PHASES[:1], PHASES), "what the guest notices is done in full"
+        if who == "rehearsal":
+            await well(guest)
     assert not rig.owner.running
+    assert not rig.owner.current.mappings.mapped(0)
 
 
 # without moving
