@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from errno import EIO
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,8 @@ import trio
 
 from cvqd.errors import DeviceError
 from cvqd.recovery import MOST, WINDOW
-from cvqd.simulator.spec import Fault, FaultAction, SimulatorSpec, default_features
+from cvqd.simulator.spec import CallFault, Fault, FaultAction, SimulatorSpec, default_features
+from cvqd.testing.frontend import FrontEndError
 from cvqd.wire.net_control import ERR, MacAddrSet, VlanAdd, VqPairsSet
 from cvqd.wire.virtio import Feature, Status
 from rig import BROADCAST, CONTROL_FEATURES, MAC_A, MAC_B, Guest, Rig, frame, jumping_clock, settled
@@ -231,3 +233,75 @@ async def test_a_device_that_fails_before_anybody_uses_it_is_reset_by_the_next_s
         await guest.start()
         await guest.set_mac(MAC_A)
     assert not rig.log.of("device.needs_reset")
+
+
+# a device that fails while it is stopped
+
+
+async def answering(guest: Guest) -> None:
+    """Its rings go on where they stood."""
+    guest.driver.fill(0, 16)
+    assert await guest.echo(frame(BROADCAST, b"to all"))
+    assert await guest.command(B) == 0
+
+
+@jumping_clock
+# the first ring is asked where it stands when the device is inspected
+@pytest.mark.parametrize("fault", [CallFault("suspend"), CallFault("get_vring_base", after=1)])
+async def test_a_device_that_is_reset_though_it_did_not_suspend_is_stopped(
+    tmp_path: Path, fault: CallFault
+) -> None:
+    spec = SimulatorSpec(max_queue_pairs=2, call_faults=(fault,))
+    async with Rig.opened(tmp_path, spec) as rig, rig.guest() as guest:
+        await guest.start()
+        rig.device.faults.add(Fault("mac.addr_set", FaultAction.DROP))
+        assert await guest.command(A) == ERR
+        assert rig.owner.life.ledger.uncertain
+        await guest.stop()
+        assert [event["call"] for event in rig.log.of("device.failed")] == [fault.ioctl]
+        assert [event["how"] for event in rig.log.of("device.stopped")] == ["reset"]
+        # a reset leaves no doubt
+        assert not rig.owner.life.ledger.uncertain
+        await guest.start()
+        await answering(guest)
+
+
+async def test_a_device_that_does_not_show_its_configuration_any_more_is_stopped(
+    rig: Rig, guest: Guest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def none(*_: object) -> None:
+        raise DeviceError("VHOST_VDPA_GET_CONFIG", EIO)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rig.device, "get_config", none)
+        await guest.stop()
+    assert rig.log.of("device.failed")[0]["call"] == "VHOST_VDPA_GET_CONFIG"
+    assert [event["how"] for event in rig.log.of("device.stopped")] == ["suspend"]
+    await guest.start()
+    await answering(guest)
+
+
+async def test_packed_rings_of_a_device_that_did_not_suspend_are_lost(tmp_path: Path) -> None:
+    async with Rig.opened(tmp_path, replace(SPEC, call_faults=(CallFault("suspend"),))) as rig:
+        async with rig.guest(features=rig.features) as guest:
+            await guest.start()
+            with pytest.raises(FrontEndError):
+                await guest.stop()
+            assert [event["how"] for event in rig.log.of("device.stopped")] == ["reset"]
+        async with rig.guest(features=rig.features) as guest:
+            await guest.start()
+            await answering(guest)
+
+
+async def test_a_front_end_is_not_told_that_a_device_stopped_that_could_not_be_reset(tmp_path: Path) -> None:
+    # one to look at it, four to negotiate, five to start
+    faults = (CallFault("set_status", after=10),)
+    async with Rig.opened(tmp_path, SimulatorSpec(max_queue_pairs=2, call_faults=faults)) as rig:
+        async with rig.guest() as guest:
+            await guest.start()
+            with pytest.raises(FrontEndError):
+                await guest.stop()
+            assert not rig.log.of("device.stopped")
+        async with rig.guest() as guest:
+            await guest.start()
+            await answering(guest)

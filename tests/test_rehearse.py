@@ -155,6 +155,11 @@ async def test_a_terminal_sees_how_far_it_is(tmp_path: Path) -> None:
         assert found.said.count("replay") == found.said.count("blackout") == 6
 
 
+def test_a_guest_that_moved_and_left_is_no_guest_to_whom_nothing_happened() -> None:
+    moves = [{"verdict": "passed"}]
+    assert exit_code({"verdict": "failed", "guest_on": None, "from": "device", "moves": moves}) == 3
+
+
 def test_a_guest_that_is_nowhere_is_3() -> None:
     assert exit_code({"verdict": "failed", "guest_on": None, "from": "device", "moves": []}) == 3
 

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import json
 import os
 import socket
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
 
+from cvqd import run
 from cvqd.core import lifecycle
-from cvqd.errors import RequestError
+from cvqd.errors import DeviceError, RequestError
 from cvqd.migration import Migration
 from cvqd.move import Move
+from cvqd.owner import Owner
 from cvqd.simulator.device import SimulatedDevice
 from cvqd.simulator.spec import (
     SUPPORTED_BACKEND_FEATURES,
@@ -28,6 +32,7 @@ from cvqd.simulator.spec import (
     SimulatorSpec,
     default_features,
 )
+from cvqd.testing.events import EventRecorder
 from cvqd.wire.net_config import OFFSET_STATUS
 from cvqd.wire.net_control import (
     Coalescing,
@@ -41,7 +46,7 @@ from cvqd.wire.net_control import (
 )
 from cvqd.wire.vhost_user import BackRequest, DescriptorKind
 from cvqd.wire.vhost_vdpa import Backend
-from cvqd.wire.virtio import Feature, mask_of
+from cvqd.wire.virtio import Feature, Status, mask_of
 from rig import BROADCAST, MAC_A, MAC_B, Guest, Rig, frame, jumping_clock, open_descriptors, settled
 
 if TYPE_CHECKING:
@@ -49,6 +54,7 @@ if TYPE_CHECKING:
 
     from cvqd.core.device import VdpaDevice
     from cvqd.core.lifecycle import DeviceFacts
+    from cvqd.host.doorbell import Doorbell
 
 HOME = bytes.fromhex("525400127601")
 ELSEWHERE = bytes.fromhex("525400127602")
@@ -419,6 +425,12 @@ async def test_a_target_that_will_not_do_is_refused_and_the_guest_notices_nothin
         await well(guest)
 
 
+def test_what_never_stopped_serving_was_not_dark() -> None:
+    move = Move(EventRecorder(), "switchover", "device", "spare", "")
+    move.serves()
+    assert move.blackout_us == 0
+
+
 @pytest.mark.parametrize("lacking", ["device", "spare"])
 async def test_a_device_that_knows_no_ring_indices_is_refused_by_name(
     tmp_path: Path, lacking: str, monkeypatch: pytest.MonkeyPatch
@@ -472,14 +484,23 @@ async def test_a_device_that_owes_an_answer_is_not_left(tmp_path: Path) -> None:
 
 
 @jumping_clock
-async def test_a_command_that_expires_on_the_way_out_keeps_the_guest_where_it_is(tmp_path: Path) -> None:
-    async with two(tmp_path) as (rig, guest):
+@pytest.mark.parametrize("resumes", [True, False])
+async def test_a_command_that_expires_on_the_way_out_keeps_the_guest_where_it_is(
+    tmp_path: Path, *, resumes: bool
+) -> None:
+    backend = SUPPORTED_BACKEND_FEATURES if resumes else NO_RESUME
+    async with two(tmp_path, replace(SPARE, mac=HOME, backend_features=backend)) as (rig, guest):
         rig.device.faults.add(Fault("mac.addr_set", FaultAction.DROP))
         head = guest.driver.post_command(MacAddrSet(MAC_A).encode())
         guest.control.notify()
         await settled()
         (move,) = (await rehearse(rig))["moves"]
         assert (move["verdict"], move["phase"], move["guest_on"]) == ("failed", "suspend", "source")
+        # the device never stopped
+        assert move["blackout_us"] == 0
+        assert len(rig.log.of("device.opened")) == 2
+        assert not rig.log.of("device.suspended")
+        assert len(rig.log.of("state.reset") + rig.log.of("state.replayed")) == 1
         assert guest.driver.take_ack(head) == 1
         guest.control.poll()
         assert rig.owner.running
@@ -576,15 +597,30 @@ async def test_a_target_that_fails_gives_the_guest_back(
         assert len(rig.log.of("switchover.failed")) == 2
 
 
+#: how a target that will not do may also refuse to say where it stopped
+SILENT = {
+    "says where": (),
+    "will not suspend": (CallFault("suspend"),),
+    # the first ring is asked when the target is inspected
+    "will not say where": (CallFault("get_vring_base", after=1),),
+}
+
+
 @jumping_clock
+@pytest.mark.parametrize("phase", ["replay", "start"])
+@pytest.mark.parametrize("silent", SILENT)
 @pytest.mark.parametrize("frames", [0, 3])
 async def test_a_target_that_has_moved_the_rings_gives_them_back_where_they_stand(
-    tmp_path: Path, frames: int
+    tmp_path: Path, frames: int, silent: str, phase: str
 ) -> None:
     """The target sends frames while its last command waits for an answer; none of them is sent twice."""
     path = PeerPath(str(tmp_path / "left"), str(tmp_path / "right"))
     spec = SimulatorSpec(datapath=path, mac=HOME)
-    spare = replace(spec, mac=ELSEWHERE, faults=(Fault("notf_coal.vq_set", FaultAction.DROP),))
+    fault = Fault("notf_coal.vq_set" if phase == "start" else "mac.addr_set", FaultAction.DROP)
+    spare = replace(spec, mac=ELSEWHERE, faults=(fault,), call_faults=SILENT[silent])
+    if phase == "replay":
+        # its data queues run while the state is put back
+        spare = replace(spare, backend_features=LATE)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as far:
         far.bind(path.connect)
         async with two(tmp_path, spec, spare) as (rig, guest):
@@ -600,7 +636,7 @@ async def test_a_target_that_has_moved_the_rings_gives_them_back_where_they_stan
                 for turn in range(frames):
                     guest.driver.send_frame(frame(BROADCAST, bytes([turn])))
             (move,) = answers[0]["moves"]
-            assert (move["phase"], move["guest_on"]) == ("start", "source")
+            assert (move["phase"], move["guest_on"]) == (phase, "source")
             assert len(rig.log.of("device.resumed")) == (0 if frames else 1)
             guest.driver.send_frame(frame(BROADCAST, b"last"))
             await settled()
@@ -612,6 +648,69 @@ async def test_a_target_that_has_moved_the_rings_gives_them_back_where_they_stan
                 *(frame(BROADCAST, bytes([turn])) for turn in range(frames)),
                 frame(BROADCAST, b"last"),
             ]
+
+
+@jumping_clock
+async def test_a_target_that_does_not_say_whether_it_runs_may_have_moved_the_rings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    status, asked = SimulatedDevice.get_status, []
+
+    async def once(device: SimulatedDevice) -> int:
+        found = await status(device)
+        if device.path == "spare" and found & Status.DRIVER_OK:
+            asked.append(found)
+            if len(asked) == 2:
+                raise DeviceError("VHOST_VDPA_GET_STATUS", errno.EIO)
+        return found
+
+    spare = replace(SPARE, backend_features=LATE, faults=waiting("replay"))
+    async with two(tmp_path, spare=spare) as (rig, guest), trio.open_nursery() as nursery:
+        monkeypatch.setattr(SimulatedDevice, "get_status", once)
+        await moving(rig, guest, nursery, "replay")
+        sent = frame(BROADCAST, b"to all")
+        assert await guest.echo(sent)
+        await trio.sleep(2)
+        assert len(asked) == 2
+        assert not rig.log.of("device.resumed")
+        await settled()
+        assert sent not in guest.driver.received_frames(0)
+        await well(guest)
+
+
+@jumping_clock
+@pytest.mark.parametrize("silent", SILENT)
+async def test_packed_rings_that_a_target_may_have_moved_are_not_gone_on_with_where_they_stood(
+    tmp_path: Path, silent: str
+) -> None:
+    """Only the target knows: if it does not say, its guest's connection ends, and no frame is sent twice."""
+    path = PeerPath(str(tmp_path / "left"), str(tmp_path / "right"))
+    spec = SimulatorSpec(datapath=path, mac=HOME, features=default_features(1) | Feature.RING_PACKED.mask)
+    fault = Fault("notf_coal.vq_set", FaultAction.DROP)
+    spare = replace(spec, mac=ELSEWHERE, faults=(fault,), call_faults=SILENT[silent])
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as far:
+        far.bind(path.connect)
+        shape = {"features": spec.features & ~Feature.ACCESS_PLATFORM.mask & ~HASHING}
+        async with two(tmp_path, spec, spare, shape=shape) as (rig, guest):
+            assert await guest.command(CoalVqSet(0, Coalescing(3, 0)).encode()) == 0
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(rehearse, rig)
+                await settled()
+                guest.driver.send_frame(frame(BROADCAST, b"once"))
+            await settled()
+            assert rig.log.of("switchover.failed")[0]["phase"] == "start"
+            assert not rig.log.of("device.resumed")
+            assert far.recv(2048) == frame(BROADCAST, b"once")
+            if silent == "says where":
+                guest.driver.send_frame(frame(BROADCAST, b"last"))
+                await settled()
+                assert far.recv(2048) == frame(BROADCAST, b"last")
+            else:
+                assert rig.log.of("switchover.failed")[0]["guest_on"] == "neither"
+                (gone,) = rig.log.of("frontend.disconnected")
+                assert "nobody knows" in str(gone["reason"])
+            with pytest.raises(BlockingIOError):
+                far.recv(2048)
 
 
 @jumping_clock
@@ -630,6 +729,114 @@ async def test_a_source_that_cannot_take_its_guest_back_is_tried_once_more(tmp_p
         await settled()
         assert rig.owner.running, "the guest's kicks had it started again"
         await well(guest)
+
+
+class NoDescriptors:
+    """Runs that cannot be made for want of descriptors: so many from now on."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, runs: int) -> None:
+        self._left = runs
+        self._make = run.Doorbell
+        monkeypatch.setattr(run, "Doorbell", self)
+
+    def __call__(self) -> Doorbell:
+        if self._left:
+            self._left -= 1
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return self._make()
+
+
+@pytest.mark.parametrize("way", ["resumed", "started again"])
+async def test_a_target_that_there_is_no_descriptor_for_gives_the_guest_back(
+    tmp_path: Path, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with two(tmp_path, replace(SPARE, mac=HOME, **WAYS_BACK[way])) as (rig, guest):
+        await busy(guest)
+        NoDescriptors(monkeypatch, 1)
+        await stays(rig, guest, "replay")
+        assert "Too many open files" in rig.log.of("switchover.failed")[0]["reason"]
+        assert rig.log.of("rehearsal.finished")[0]["verdict"] == "failed"
+        assert (await rehearse(rig))["verdict"] == "passed", "there are some again"
+
+
+@jumping_clock
+@pytest.mark.parametrize("dry", [False, True])
+async def test_a_guest_that_there_is_no_descriptor_for_is_on_neither_until_it_kicks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, dry: bool
+) -> None:
+    spec = replace(SPARE, mac=HOME, backend_features=NO_RESUME)
+    async with two(tmp_path, spec) as (rig, guest):
+        await busy(guest)
+        NoDescriptors(monkeypatch, 1 if dry else 2)
+        answer = await rehearse(rig, dry=dry)
+        (move,) = answer["moves"]
+        assert (answer["verdict"], answer["guest_on"], move["guest_on"]) == ("failed", None, "neither")
+        reason = rig.log.of("switchover.failed")[0]["reason"]
+        assert reason.count("Too many open files") == (1 if dry else 2), reason
+        await well(guest)
+
+
+@jumping_clock
+async def test_whatever_error_ends_a_move_the_guests_next_kick_has_it_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = replace(SPARE, mac=HOME, backend_features=NO_RESUME)
+    spare = replace(SPARE, faults=(Fault("mac.addr_set", FaultAction.ERR),))
+
+    async def broken(*_: object) -> None:
+        raise RuntimeError("a mistake of ours")
+
+    async with two(tmp_path, spec, spare) as (rig, guest):
+        await busy(guest)
+        monkeypatch.setattr(Owner, "start_again", broken)
+        with pytest.raises(RuntimeError, match="a mistake of ours"):
+            await rehearse(rig)
+        assert rig.log.of("rehearsal.finished")[0]["verdict"] == "failed"
+        await well(guest)
+
+
+@jumping_clock
+async def test_a_front_end_that_leaves_between_two_moves_ends_the_rehearsal(tmp_path: Path) -> None:
+    async with two(tmp_path) as (rig, guest):
+        answers = []
+        async with trio.open_nursery() as nursery:
+
+            async def go() -> None:
+                answers.append(await rehearse(rig, back=True))
+
+            nursery.start_soon(go)
+            await settled()
+            assert rig.log.of("switchover.finished")
+            guest.front_end.close()
+        (answer,) = answers
+        assert (answer["verdict"], answer["reason"]) == ("failed", "no front-end is connected")
+        assert [move["verdict"] for move in answer["moves"]] == ["passed"]
+        assert answer["guest_on"] is None
+        assert rig.log.of("rehearsal.finished")[0]["verdict"] == "failed"
+
+
+async def test_a_move_of_a_guest_that_does_not_run_forgets_no_kick(tmp_path: Path) -> None:
+    async with Rig.opened(tmp_path, targets={"spare": SPARE}) as rig, rig.guest():
+        await settled()
+        conversation = rig.backend._conversation
+        assert conversation is not None
+        conversation._idle.rang()
+        move = Move(rig.log, "switchover", "device", "spare", "")
+        await rig.backend.move(lambda: move, rig.rehearsals._carry_out)
+        assert move.refused
+        assert conversation._idle.kicked
+
+
+@jumping_clock
+async def test_a_rehearsal_that_is_cut_short_has_not_passed(tmp_path: Path) -> None:
+    async with two(tmp_path) as (rig, _):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(partial(rehearse, rig, back=True))
+            await settled()
+            assert rig.log.of("switchover.finished")
+            nursery.cancel_scope.cancel()
+        (finished,) = rig.log.of("rehearsal.finished")
+        assert (finished["moves"], finished["failed"], finished["verdict"]) == (1, 0, "failed")
 
 
 @pytest.mark.parametrize("takes", [True, False])

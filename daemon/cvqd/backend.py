@@ -132,22 +132,28 @@ class Backend:
             if channel is None or not send_config_change(channel):
                 raise RequestError("the front-end cannot be told; the guest sees it when it looks next")
 
-    async def move(self, flow: Callable[[], Awaitable[Move]]) -> Move:
-        """Have the guest moved to another device while no message of its front-end is handled."""
+    async def move(self, begin: Callable[[], Move], carry_out: Callable[[Move], Awaitable[None]]) -> None:
+        """Have the guest moved to another device while no message of its front-end is handled.
+
+        RequestError, before anything has begun, where nobody is connected.
+        """
         async with self._busy:
             owner, conversation = self._owner, self._conversation
             if conversation is None:
                 raise RequestError("no front-end is connected")
             session = conversation.session
-            told = owner.life.config()
-            move = await flow()
-            # what the next driver may take is what both devices offer
-            session.narrow(owner.current.offer.features)
-            if not owner.running:
-                conversation.stopped(move.bases)
-            elif owner.life.config() != told and session.backend_channel is not None:
-                send_config_change(session.backend_channel)
-            return move
+            ran, told = owner.running, owner.life.config()
+            move = begin()
+            try:
+                await carry_out(move)
+            finally:
+                # what the next driver may take is what both devices offer
+                session.narrow(owner.current.offer.features)
+                if not owner.running:
+                    if ran:
+                        conversation.stopped(move.bases)
+                elif owner.life.config() != told and session.backend_channel is not None:
+                    send_config_change(session.backend_channel)
 
     def _protocol_features(self) -> int:
         """A device without an MTU of its own gives nothing to check a front-end's against."""

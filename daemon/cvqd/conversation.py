@@ -7,6 +7,7 @@ has stopped before its front-end hears anything, a bare GET_FEATURES included.
 
 from __future__ import annotations
 
+from errno import EIO
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -83,6 +84,8 @@ class Conversation:
         self._starter = Starter(session, connection, owner, log, calls, self._idle, nursery)
         self._turn = turn
         self._device_state: DeviceState
+        #: set when nobody knows where the guest's rings stand
+        self._lost = trio.Event()
 
     async def run(self) -> None:
         """Serve the front-end until it closes the connection; an error says whose fault it was."""
@@ -90,6 +93,7 @@ class Conversation:
             nursery.start_soon(self.calls.run)
             nursery.start_soon(self._await_kick)
             nursery.start_soon(self._await_failure)
+            nursery.start_soon(self._await_loss)
             self._device_state = DeviceState(self._owner, self._log, nursery)
             await self._converse()
             nursery.cancel_scope.cancel()
@@ -138,6 +142,11 @@ class Conversation:
             await self._owner.recovery.suspicion()
             async with self._turn:
                 await self._starter.recover()
+
+    async def _await_loss(self) -> None:
+        """A guest whose rings stand nobody knows where cannot go on."""
+        await self._lost.wait()
+        raise DeviceError("VHOST_GET_VRING_BASE", EIO, "nobody knows where the rings of the guest stand")
 
     async def _perform(self, effect: Effect, request: str) -> Result:
         owner = self._owner
@@ -232,9 +241,12 @@ class Conversation:
             return Refusal(str(error))
         return None
 
-    def stopped(self, bases: Mapping[int, int]) -> None:
-        """Note that a move left the device standing still; ``bases`` by ring."""
-        self._starter.stopped(bases)
+    def stopped(self, bases: Mapping[int, int] | None) -> None:
+        """Note that a move left the device standing still; ``bases`` by ring, None where nobody knows."""
+        if bases is None:
+            self._lost.set()
+        else:
+            self._starter.stopped(bases)
 
     async def hang_up(self, reason: str) -> None:
         """Stop the device and give back everything that the front-end lent."""

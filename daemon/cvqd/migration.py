@@ -72,7 +72,7 @@ class Migration:
                 begun = await self._hand_over(run, target, move)
             self._devices.moved(target)
             owner.tell_started(begun)
-        except CvqdError as error:
+        except (CvqdError, OSError) as error:
             move.failed(error, "source" if owner.running else "neither")
         else:
             move.finished()
@@ -89,7 +89,7 @@ class Migration:
             target = await self._devices.take(move.target, self._limits())
             with trio.CancelScope(shield=True):
                 await self._compare(run, target, move)
-        except CvqdError as error:
+        except (CvqdError, OSError) as error:
             move.failed(error, "source" if self._owner.running else "neither")
         else:
             move.finished()
@@ -135,24 +135,28 @@ class Migration:
         owner, source = self._owner, run.device.device
         widened = owner.state.widened
         successor: Run | None = None
+        enabling = False
         try:
             await self._suspend(run, move)
             with move.phase("indices"):
-                move.bases = run.bases(await lifecycle.take_bases(source, run.plan), owner.memory.space)
+                bases = move.bases = run.bases(
+                    await lifecycle.take_bases(source, run.plan), owner.memory.space
+                )
                 await lifecycle.unbind(source, run.plan)
             begun = monotonic_ns()
             with move.phase("replay"):
-                successor = await owner.plan(target, *run.rings_at(move.bases))
+                successor = await owner.plan(target, *run.rings_at(bases))
                 await owner.bring_up(successor, owner.state.pairs)
                 await _agrees(successor, owner.state)
             with move.phase("start"):
+                enabling = True
                 await owner.enable(successor)
                 move.serves()
                 owner.relay(successor, self._nursery)
         except BaseException as error:
             before = move.bases
             if successor is not None:
-                await self._withdraw(successor, move)
+                await self._withdraw(successor, move, enabling=enabling)
             await self._go_back(run, move, error, resumable=move.bases == before)
             if owner.run is run:
                 owner.life.stayed(widened=widened)
@@ -167,8 +171,8 @@ class Migration:
             await self._suspend(run, move)
             with move.phase("snapshot"):
                 bases = await lifecycle.take_bases(run.device.device, run.plan)
-                move.bases = run.bases(bases, self._owner.memory.space)
-                data = snapshot.encode(self._snapshot(run, move.bases))
+                bases = move.bases = run.bases(bases, self._owner.memory.space)
+                data = snapshot.encode(self._snapshot(run, bases))
             with move.phase("compare"):
                 _require_indices(target)
                 move.digest_after = usable(snapshot.decode(data), target.offer, target.facts).digest()
@@ -187,29 +191,56 @@ class Migration:
 
     # and back
 
-    async def _withdraw(self, run: Run, move: Move) -> None:
+    async def _withdraw(self, run: Run, move: Move, *, enabling: bool) -> None:
         """Reset a target that will not do; rings that it had may have moved on."""
+        moved = enabling or (not run.device.facts.enables_late and await self._may_run(run))
+        told = None
         try:
-            had_rings = await run.device.device.get_status() & Status.DRIVER_OK
             told = await run.stop_device()
         except DeviceError as error:
             tell_failed(self._log, error)
-        else:
-            if had_rings:
-                move.bases = run.bases(told, self._owner.memory.space)
+        if moved:
+            self._note_bases(run, told, move)
+
+    async def _may_run(self, run: Run) -> bool:
+        """Whether a device whose rings were enabled before it started has started, as far as it says."""
+        try:
+            return bool(await run.device.device.get_status() & Status.DRIVER_OK)
+        except DeviceError as error:
+            tell_failed(self._log, error)
+            return True
+
+    def _note_bases(self, run: Run, told: Mapping[int, int] | None, move: Move) -> None:
+        """Note where the rings of a device that was halted stand; ``told`` is what it says of them."""
+        move.bases = None
+        try:
+            move.bases = run.bases(told, self._owner.memory.space)
+        except DeviceError as error:
+            tell_failed(self._log, error)
 
     async def _go_back(
         self, run: Run, move: Move, cause: BaseException | None = None, *, resumable: bool = True
     ) -> None:
-        """Let the guest run on where it was; DeviceError if that fails too, on top of a ``cause``."""
+        """Let the guest run on where it was; an error says that this fails too, after a ``cause``."""
+        if not move.dark:
+            # nothing but the relay has stopped
+            run.begin(self._nursery)
+            return
         if not (resumable and await self._resume(run)):
+            told = await self._owner.halt(run)
+            if move.bases == {}:
+                self._note_bases(run, told, move)
+            after = f", after {cause}" if cause is not None else ""
+            if move.bases is None:
+                reason = f"nobody knows where the rings of the guest stand{after}"
+                raise DeviceError("VHOST_GET_VRING_BASE", EIO, reason) from cause
             try:
-                move.bases = await self._owner.start_again(run, move.bases, self._nursery)
+                await self._owner.start_again(run, move.bases, self._nursery)
             except DeviceError as error:
-                after = f", after {cause}" if cause is not None else ""
-                raise DeviceError(
-                    error.call, error.errno, f"{error.reason}{after}", error.arguments
-                ) from cause
+                reason = f"{error.reason}{after}"
+                raise DeviceError(error.call, error.errno, reason, error.arguments) from cause
+            except OSError as error:
+                raise OSError(error.errno, f"{error.strerror}{after}") from cause
         move.serves()
 
     async def _resume(self, run: Run) -> bool:

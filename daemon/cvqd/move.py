@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from cvqd.errors import CvqdError
     from cvqd.events import EventLog
 
 #: a switchover moves the guest, a dry one only asks whether it could be moved
@@ -38,10 +37,10 @@ class Move:
         #: digest of what the target was told, and how many commands it took
         self.digest_after = ""
         self.commands = 0
-        #: where the guest's rings stood when the source had been suspended, by index
-        self.bases: dict[int, int] = {}
+        #: where the guest's rings stand, by index: empty while nobody was asked, None where nobody knows
+        self.bases: dict[int, int] | None = {}
         #: the guest on the source, once it failed
-        self.error: CvqdError | None = None
+        self.error: Exception | None = None
         self.guest_on: Place = "source"
         self._log = log
         self._phase = ""
@@ -54,6 +53,11 @@ class Move:
     def refused(self) -> bool:
         """Whether it failed before anything happened to the guest."""
         return self.error is not None and self._phase in {"", PREPARE}
+
+    @property
+    def dark(self) -> bool:
+        """Whether the data queues were stopped, or about to be."""
+        return self._dark_since > 0
 
     @property
     def blackout_us(self) -> int:
@@ -78,10 +82,11 @@ class Move:
         self._dark_since = self._dark_until = monotonic_ns()
 
     def serves(self) -> None:
-        """They run again."""
-        self._dark_until = monotonic_ns()
+        """They run again, if they had stopped."""
+        if self.dark:
+            self._dark_until = monotonic_ns()
 
-    def failed(self, error: CvqdError, guest_on: Place) -> None:
+    def failed(self, error: Exception, guest_on: Place) -> None:
         """Note the end of a move that failed."""
         self.error, self.guest_on = error, guest_on
         self._log.emit(

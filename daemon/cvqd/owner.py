@@ -8,6 +8,7 @@ and memory but no vhost-user message; those are ``conversation``'s.
 from __future__ import annotations
 
 from dataclasses import replace
+from errno import EIO
 from math import inf
 from time import monotonic_ns
 from typing import TYPE_CHECKING
@@ -106,11 +107,6 @@ class Owner:
         return self.current.offer.max_pairs if self.features & mask_of(Feature.MQ, Feature.RSS) else 1
 
     @property
-    def drives_cvq(self) -> bool:
-        """Whether cvqd drives the device's control queue, because the guest's does not come this far."""
-        return self.guest_cvq is None and self.current.isolation.cvq is not None
-
-    @property
     def quarantined(self) -> int:
         """Slots of the shadow queue that expired commands still hold."""
         queue = self._run.queue if self._run else None
@@ -191,22 +187,23 @@ class Owner:
                 elapsed_us=(monotonic_ns() - begun) // 1000,
             )
 
-    async def start_again(self, run: Run, bases: dict[int, int], nursery: trio.Nursery) -> dict[int, int]:
-        """Reset the device of a run that was ended and go on where its rings stand; those bases.
+    async def halt(self, run: Run, *, failed: bool = False) -> dict[int, int] | None:
+        """Reset the device of a run that was ended; what it says of its data rings, None if nothing.
 
-        ``bases`` is empty where only the device can tell.  After an error nothing runs.
+        What it refuses on the way there is told, and no reason not to go on: a reset is tried all the same.
         """
         self._run = None
         told = None
         try:
-            told = await run.stop_device()
+            told = await run.stop_device(failed=failed)
         except DeviceError as error:
-            # it is reset all the same
             tell_failed(self._log, error)
         self.life.stopped()
-        bases = bases or run.bases(told, self.memory.space)
+        return told
+
+    async def start_again(self, run: Run, bases: dict[int, int], nursery: trio.Nursery) -> None:
+        """Go on with a run that was ended and halted, where its rings stand; after an error nothing runs."""
         await self._launch(*run.rings_at(bases), self.state.pairs, nursery)
-        return bases
 
     async def plan(self, device: OwnedDevice, data: list[GuestRing], control: GuestRing | None) -> Run:
         """A run on a device, to be brought up and enabled; stop its device after an error."""
@@ -216,6 +213,7 @@ class Owner:
     async def bring_up(self, run: Run, pairs: int) -> None:
         """Start the run's device with only its control queue enabled, and put the driver's state back."""
         device = run.device
+        # cvqd drives the device's control queue where the guest's does not come this far
         driven = self.guest_cvq is None and run.queue is not None
         await lifecycle.bring_up(device.device, device.facts, device.mappings, device.isolation, run.plan)
         await device.read_config()
@@ -284,20 +282,24 @@ class Owner:
     async def stop(self, reason: str, *, failed: bool = False) -> dict[int, int]:
         """Answer what is in flight, stop and reset the device; each ring's base by the guest's index.
 
-        A device that has ``failed`` is not waited for: what is in flight gets ERR.
+        A device that has ``failed`` is not waited for: what is in flight gets ERR.  DeviceError where it
+        cannot be reset, or its rings stand nobody knows where.
         """
         run = self._run
         if run is None:
             return {}
         with trio.CancelScope(shield=True):
             await run.end(0 if failed else self.patience, for_good=self._for_good)
-            self._run = None
-            bases = await run.stop_device(failed=failed)
-            await self.current.read_config()
-        how = "suspend" if bases is not None else "reset"
-        self.life.stopped()
+            told = await self.halt(run, failed=failed)
+            await self._require_reset()
+            try:
+                await self.current.read_config()
+            except DeviceError as error:
+                # it is read again before anybody acts on it
+                tell_failed(self._log, error)
+        how = "suspend" if told is not None else "reset"
         self._log.emit("device.stopped", how=how, reason=reason)
-        return run.bases(bases, self.memory.space)
+        return run.bases(told, self.memory.space)
 
     async def pulse(self) -> None:
         """Return when the relay has taken a turn; at once while nothing runs."""
@@ -335,6 +337,11 @@ class Owner:
         self._log.emit("device.config_changed", status=status)
 
     # steps
+
+    async def _require_reset(self) -> None:
+        """A front-end that hears of a stop takes its memory back."""
+        if status := await self.current.device.get_status():
+            raise DeviceError("VHOST_VDPA_SET_STATUS", EIO, f"the status is {status:#x} after a reset")
 
     def _resumed(self, control: GuestRing, ring_format: RingFormat) -> GuestRing:
         said = control.settled(self.memory.space, ring_format)

@@ -3,7 +3,8 @@
     {"request": "rehearse", "to": NAME, "back": bool, "times": N, "dry": bool}
 
 The answer says of each move what became of it; what every phase took and where
-the guest is now.  The first move that fails ends a rehearsal.
+the guest is now.  The first move that fails ends a rehearsal, and so does a
+front-end that leaves between two: that is the answer's ``reason``, else null.
 """
 
 from __future__ import annotations
@@ -70,6 +71,8 @@ class Rehearsals:
         if here == to:
             raise RequestError(f"the guest is on {to!r}")
         moves: list[Move] = []
+        # until every move has been made
+        verdict, reason = "failed", None
         name = secrets.token_hex(4)
         self._log.emit("rehearsal.started", rehearsal=name, to=to, times=times, back=back, dry=dry)
         self._busy = True
@@ -77,14 +80,21 @@ class Rehearsals:
             for kind, place in _itinerary(here, to, back=back, times=times, dry=dry):
                 if moves:
                     await trio.sleep(PAUSE)
-                await self._backend.move(partial(self._move, kind, place, moves))
+                try:
+                    await self._backend.move(partial(self._begin, kind, place, moves), self._carry_out)
+                except RequestError as error:
+                    if not moves:
+                        raise
+                    reason = str(error)
+                    break
                 if moves[-1].error is not None:
                     break
+            else:
+                verdict = "passed"
         finally:
             self._busy = False
             failed = sum(move.error is not None for move in moves)
             longest = max((move.blackout_us for move in moves), default=0)
-            verdict = "passed" if moves and not failed else "failed"
             self._log.emit(
                 "rehearsal.finished",
                 rehearsal=name,
@@ -102,19 +112,22 @@ class Rehearsals:
             "times": times,
             "dry": dry,
             "verdict": verdict,
+            "reason": reason,
             "guest_on": self._owner.current.name if self._owner.running else None,
             "blackout_us": longest,
             "moves": [move.as_dict() for move in moves],
         }
 
-    async def _move(self, kind: Kind, place: str, moves: list[Move]) -> Move:
+    def _begin(self, kind: Kind, place: str, moves: list[Move]) -> Move:
         owner = self._owner
         move = Move(self._log, kind, owner.current.name, place, owner.state.digest())
         moves.append(move)
-        await (self._migration.try_dry(move) if kind == "dry" else self._migration.switch(move))
-        if move.blackout_us:
-            owner.journal.blackouts.observe(move.blackout_us)
         return move
+
+    async def _carry_out(self, move: Move) -> None:
+        await (self._migration.try_dry(move) if move.kind == "dry" else self._migration.switch(move))
+        if move.blackout_us:
+            self._owner.journal.blackouts.observe(move.blackout_us)
 
 
 def _asked(request: Mapping[str, Any]) -> tuple[str, bool, int, bool]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import replace
+from errno import EIO
 from typing import TYPE_CHECKING
 
 import trio
@@ -12,6 +13,7 @@ from cvqd.core import lifecycle
 from cvqd.core.guest_queue import GuestQueue
 from cvqd.core.lifecycle import RingPlan, StartPlan
 from cvqd.core.policy import HashLimits, Policy
+from cvqd.errors import DeviceError
 from cvqd.guest_ring import GuestRing, used_index
 from cvqd.host import shared_memory
 from cvqd.host.doorbell import Doorbell, DoorbellSet, ring
@@ -231,8 +233,15 @@ class Run:
         self._patience.deadline = min(self._patience.deadline, trio.current_time() + patience)
 
     def bases(self, reported: Mapping[int, int] | None, memory: AddressSpace) -> dict[int, int]:
-        """Where each ring goes on, by the guest's index; ``reported`` is the device's word, if it gave it."""
+        """Where each ring goes on, by the guest's index; ``reported`` is the device's word, if it gave it.
+
+        DeviceError where only the device could know.
+        """
         if reported is None:
+            if self.format.packed:
+                raise DeviceError(
+                    "VHOST_GET_VRING_BASE", EIO, "nobody else knows where a packed ring stopped"
+                )
             # a device that cannot say where it stopped has finished what it used
             reported = {
                 plan.index: used_index(memory, plan.num, plan.addresses, self.format)
