@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 
-from cvqd import run
+from cvqd import run, shadow
 from cvqd.core import lifecycle
 from cvqd.errors import DeviceError, RequestError
 from cvqd.migration import Migration
@@ -793,6 +793,55 @@ async def test_whatever_error_ends_a_move_the_guests_next_kick_has_it_started(
             await rehearse(rig)
         assert rig.log.of("rehearsal.finished")[0]["verdict"] == "failed"
         await well(guest)
+
+
+async def test_a_target_that_cannot_be_inspected_is_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with two(tmp_path) as (rig, guest):
+        gc.collect()
+        before = open_descriptors()
+        with monkeypatch.context() as patch:
+
+            def none(*_: object) -> None:
+                raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+            patch.setattr(shadow.shared_memory, "create", none)
+            (move,) = (await rehearse(rig))["moves"]
+        assert (move["verdict"], move["phase"]) == ("refused", "prepare")
+        assert "Cannot allocate memory" in move["reason"]
+        gc.collect()
+        assert open_descriptors() == before
+        await well(guest)
+
+
+async def test_a_target_that_is_given_up_while_it_is_inspected_is_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with two(tmp_path) as (rig, guest), trio.open_nursery() as nursery:
+        gc.collect()
+        before = open_descriptors()
+        with monkeypatch.context() as patch:
+            close = SimulatedDevice.aclose
+
+            async def in_its_time(device: SimulatedDevice) -> None:
+                await trio.lowlevel.checkpoint()
+                await close(device)
+
+            async def for_ever(_: VdpaDevice) -> None:
+                await trio.sleep_forever()
+
+            patch.setattr(SimulatedDevice, "aclose", in_its_time)
+            patch.setattr(lifecycle, "inspect", for_ever)
+            nursery.start_soon(rehearse, rig)
+            await settled()
+            nursery.cancel_scope.cancel()
+            with trio.CancelScope(shield=True):
+                await settled()
+        gc.collect()
+        assert open_descriptors() == before
+        with trio.CancelScope(shield=True):
+            await well(guest)
 
 
 @jumping_clock

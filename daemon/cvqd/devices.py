@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 import trio
 
 from cvqd.config.device import OWN_DEVICE, CharDevice, label
-from cvqd.errors import DeviceError, RequestError
+from cvqd.errors import RequestError
 from cvqd.events import EventLog
 from cvqd.owned_device import OwnedDevice
 from cvqd.simulator.device import SimulatedDevice
@@ -52,17 +52,20 @@ class Devices:
             try:
                 yield devices
             finally:
-                with trio.CancelScope(shield=True):
-                    for device in list(devices._open):
-                        await devices.close(device)
+                for device in list(devices._open):
+                    await devices.close(device)
                 nursery.cancel_scope.cancel()
 
     async def take(self, name: str, limits: Limits) -> OwnedDevice:
-        """Open and inspect a device; RequestError for no such name, DeviceError where it cannot be had."""
+        """Open and inspect a device; RequestError for no such name, DeviceError where it cannot be had.
+
+        OSError where the system has no memory or descriptor for it.
+        """
         device = await self.open(name)
         try:
             return await OwnedDevice.take(device, limits, self._log, name)
-        except DeviceError:
+        except BaseException:
+            # its memory and descriptors may be more than the system has
             await self.close(device)
             raise
 
@@ -86,9 +89,10 @@ class Devices:
         return device
 
     async def close(self, device: VdpaDevice) -> None:
-        """Give a device up."""
+        """Give a device up; who is cancelled does that first."""
         self._open.remove(device)
-        await device.aclose()
+        with trio.CancelScope(shield=True):
+            await device.aclose()
 
     def moved(self, device: OwnedDevice) -> None:
         """Name the device that the guest is on now in the log."""
