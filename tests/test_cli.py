@@ -129,7 +129,7 @@ def test_asking_what_does_not_run_says_so(tmp_path: Path, verb: list[str]):
 
 
 def test_status_without_a_name_asks_every_instance(tmp_path: Path, monkeypatch: Any, capsys: Any):
-    monkeypatch.setattr(instances, "CONTROL_DIRECTORY", str(tmp_path))
+    monkeypatch.setattr(instances, "DIRECTORY", str(tmp_path))
     assert cli.main(["status", "--json"]) == 0
     shown = capsys.readouterr()
     assert json.loads(shown.out) == []

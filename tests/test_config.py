@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import argparse
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from cvqd.config import CharDevice, Config, IsolationPolicy, load, parse
 from cvqd.core.site_policy import MacRule, MacTableRule, SitePolicy
 from cvqd.errors import ConfigError
 from cvqd.simulator.spec import CallFault, Fault, FaultAction, Groups, LoopbackPath, PeerPath, SimulatorSpec
+from cvqd.verbs import instances
 from cvqd.wire import net_control
 from cvqd.wire.virtio import Feature, mask_of
 
@@ -540,3 +542,8 @@ JSON = st.recursive(
 @settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 def test_any_structure_is_a_configuration_or_a_configuration_error(value: Any):
     read_or_refuse(yaml.safe_dump(value, allow_unicode=True))
+
+
+def test_a_verb_asks_where_an_instance_listens_by_default():
+    (asked,) = instances.control_sockets(argparse.Namespace(config=None, instance="vm7"))
+    assert parse(SIMULATOR, "/etc/cvqd/vm7.yaml").control.socket == asked

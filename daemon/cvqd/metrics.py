@@ -17,9 +17,6 @@ from cvqd.histogram import Histogram
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-#: the type that says what the text is, for HTTP
-CONTENT_TYPE: Final = "application/openmetrics-text; version=1.0.0; charset=utf-8"
-
 #: label that every sample has: the instance's name.  ``instance`` is Prometheus's own word for a target.
 NAME: Final = "name"
 

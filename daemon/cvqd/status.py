@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 SCHEMA: Final = 1
 
-#: ``waiting`` for a front-end, ``connected`` with the device at rest, ``running``, ``stopping``
-Phase = Literal["waiting", "connected", "running", "stopping"]
+#: ``waiting`` for a front-end, ``connected`` with the device at rest, ``running``
+Phase = Literal["waiting", "connected", "running"]
 
 
 class MaskedStatus(TypedDict):

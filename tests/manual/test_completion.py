@@ -11,7 +11,7 @@ import pytest
 from cvqd import cli
 from cvqd.manual import bash_completion, fish_completion, zsh_completion
 from cvqd.manual.command_tree import command
-from cvqd.verbs import instances
+from cvqd.socket_paths import CONTROL, DIRECTORY
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,7 +23,7 @@ TREE = command(cli.parser())
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A directory with two instances' sockets and some files."""
     for shell in (bash_completion, fish_completion, zsh_completion):
-        monkeypatch.setattr(shell, "CONTROL_DIRECTORY", str(tmp_path / "run"))
+        monkeypatch.setattr(shell, "DIRECTORY", str(tmp_path / "run"))
     (tmp_path / "run").mkdir()
     for name in ("vm0.control", "vm1.control", "vm0.sock"):
         (tmp_path / "run" / name).touch()
@@ -135,4 +135,4 @@ def test_zsh_takes_its_file_and_finds_the_function_of_each_verb(place: Path):
 
 def test_the_directory_is_that_of_the_verbs():
     for shell in (bash_completion, fish_completion, zsh_completion):
-        assert f"{instances.CONTROL_DIRECTORY}/*.control" in shell.text(TREE)
+        assert f"{DIRECTORY}/*{CONTROL}" in shell.text(TREE)

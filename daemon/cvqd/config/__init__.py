@@ -22,6 +22,7 @@ from cvqd.config import scalars
 from cvqd.config.device import DEVICE, OWN_DEVICE, CharDevice, DeviceConfig
 from cvqd.config.fields import DEFAULTS, REQUIRED, Field, MapOf, Reader, Scalar, Section, rows
 from cvqd.config.policy import POLICY
+from cvqd.socket_paths import control_socket, frontend_socket
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -210,7 +211,7 @@ FILE: Final = Section(
             Field(
                 "socket",
                 _SOCKET,
-                "/run/cvqd/{instance}.sock",
+                frontend_socket("{instance}"),
                 "socket for the front-end (vhost-user); unused with `--fd`",
             ),
             Field("mode", _MODE, 0o660, "permission of the socket", "0660"),
@@ -226,7 +227,7 @@ FILE: Final = Section(
         _group(
             "control",
             ControlConfig,
-            Field("socket", _SOCKET, "/run/cvqd/{instance}.control", "socket that `cvqd status` asks"),
+            Field("socket", _SOCKET, control_socket("{instance}"), "socket that `cvqd status` asks"),
             Field("mode", _MODE, 0o660, "permission of the socket", "0660"),
             doc="where the other verbs reach the instance",
         ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from typing import TYPE_CHECKING, Final
 
-from cvqd.verbs.instances import CONTROL_DIRECTORY
+from cvqd.socket_paths import DIRECTORY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,7 +27,7 @@ _cvqd_offer() {
             mapfile -t COMPREPLY < <(compgen -d -- "$2")
             ;;
         instance)
-            for instance in @CONTROL_DIRECTORY@/*.control; do
+            for instance in @DIRECTORY@/*.control; do
                 instance=${instance##*/}
                 instance=${instance%.control}
                 [[ $instance != "*" && $instance == "$2"* ]] && COMPREPLY+=("$instance")
@@ -95,7 +95,7 @@ def text(tree: Command) -> str:
             f"            else {offer}; fi ;;"
         )
     return (
-        _BASH.replace("@CONTROL_DIRECTORY@", CONTROL_DIRECTORY)
+        _BASH.replace("@DIRECTORY@", DIRECTORY)
         .replace("@VERBS@", " | ".join(f'"{_verb(each)}"' for each in commands if _verb(each)))
         .replace("@VALUES@", "\n".join(f"        {case}) {offer} ;;" for case, offer in values))
         .replace("@WORDS@", "\n".join(words))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from typing import TYPE_CHECKING, Final
 
-from cvqd.verbs.instances import CONTROL_DIRECTORY
+from cvqd.socket_paths import DIRECTORY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -16,7 +16,7 @@ _HELPERS: Final = """\
 # fish completion for cvqd
 
 function __cvqd_of_instance
-    for path in @CONTROL_DIRECTORY@/*.control
+    for path in @DIRECTORY@/*.control
         string replace --regex '.*/(.*)\\.control' '$1' $path
     end
 end
@@ -41,7 +41,7 @@ _VALUES: Final = {
 
 def text(tree: Command) -> str:
     """The file ``cvqd.fish``."""
-    helpers = _HELPERS.replace("@CONTROL_DIRECTORY@", CONTROL_DIRECTORY)
+    helpers = _HELPERS.replace("@DIRECTORY@", DIRECTORY)
     return "\n".join([helpers, *_lines(tree, ()), ""])
 
 

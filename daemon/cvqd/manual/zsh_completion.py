@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from typing import TYPE_CHECKING, Final
 
-from cvqd.verbs.instances import CONTROL_DIRECTORY
+from cvqd.socket_paths import DIRECTORY
 
 if TYPE_CHECKING:
     from cvqd.manual.command_tree import Argument, Command
@@ -14,7 +14,7 @@ _HELPERS: Final = """\
 #compdef cvqd
 
 _cvqd_of_instance() {
-    compadd -- @CONTROL_DIRECTORY@/*.control(N:t:r)
+    compadd -- @DIRECTORY@/*.control(N:t:r)
 }
 
 _cvqd_of_device() {
@@ -33,7 +33,7 @@ _ACTIONS: Final = {
 
 def text(tree: Command) -> str:
     """The file ``_cvqd``."""
-    helpers = _HELPERS.replace("@CONTROL_DIRECTORY@", CONTROL_DIRECTORY)
+    helpers = _HELPERS.replace("@DIRECTORY@", DIRECTORY)
     return "\n".join([helpers, *_functions(tree), '_cvqd "$@"', ""])
 
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
+
+from cvqd.socket_paths import CONTROL, DIRECTORY, control_socket
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
-
-#: where control sockets are unless a configuration says otherwise
-CONTROL_DIRECTORY: Final = "/run/cvqd"
 
 
 def choose(verb: argparse.ArgumentParser, *, one: bool) -> None:
@@ -33,13 +32,13 @@ def control_sockets(options: argparse.Namespace) -> Iterator[str]:
 
         yield load(options.config).control.socket
     elif options.instance:
-        yield f"{CONTROL_DIRECTORY}/{options.instance}.control"
+        yield control_socket(options.instance)
     else:
         try:
-            names = sorted(os.listdir(CONTROL_DIRECTORY))  # noqa: PTH208 -- pathlib is 10 ms more to import
+            names = sorted(os.listdir(DIRECTORY))  # noqa: PTH208 -- pathlib is 10 ms more to import
         except OSError:
             names = []
-        sockets = [f"{CONTROL_DIRECTORY}/{name}" for name in names if name.endswith(".control")]
+        sockets = [f"{DIRECTORY}/{name}" for name in names if name.endswith(CONTROL)]
         if not sockets:
-            print(f"cvqd: no instance has a control socket in {CONTROL_DIRECTORY}", file=sys.stderr)
+            print(f"cvqd: no instance has a control socket in {DIRECTORY}", file=sys.stderr)
         yield from sockets

@@ -6,6 +6,7 @@ import os
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
+from cvqd.socket_paths import CONTROL, DIRECTORY
 from cvqd.verbs import instances
 from cvqd.verbs.failure import OutputError, report
 
@@ -26,7 +27,7 @@ def add(verbs: Verbs) -> None:
         "metrics",
         help="show what running instances have counted, as OpenMetrics text",
         description="Show what running instances have counted, as OpenMetrics text. Without INSTANCE all are"
-        f" shown that have a control socket in {instances.CONTROL_DIRECTORY}; one that does not answer has"
+        f" shown that have a control socket in {DIRECTORY}; one that does not answer has"
         " cvqd_up 0. The textfile is in Prometheus's older text format, which is what node_exporter reads.",
         epilog="Exit status: 0 all instances answered; 69 or 75 one did not; 73 the textfile cannot be"
         " written; 77 no permission to ask.",
@@ -65,7 +66,7 @@ def _down(path: str) -> str:
     """Metrics of an instance that gives none itself."""
     from cvqd.metrics import render
 
-    name = path.rpartition("/")[2].removesuffix(".control")
+    name = path.rpartition("/")[2].removesuffix(CONTROL)
     return render(name, {"cvqd_up": 0})
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from typing import TYPE_CHECKING, Final
 
 from cvqd.verbs.failure import OutputError
+from cvqd.verbs.shown import columns
 
 if TYPE_CHECKING:
     import argparse
@@ -73,10 +73,6 @@ def _report(options: argparse.Namespace) -> int:
     else:
         from cvqd.report.text import render
 
-        try:
-            columns = os.get_terminal_size(sys.stdout.fileno()).columns
-        except (OSError, ValueError):
-            columns = 100
         encoding = sys.stdout.encoding
-        print(render(findings, columns).encode(encoding, "replace").decode(encoding))
+        print(render(findings, columns()).encode(encoding, "replace").decode(encoding))
     return 0 if findings.well else 1

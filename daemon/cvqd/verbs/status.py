@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
+from cvqd.socket_paths import DIRECTORY
 from cvqd.verbs import instances
 from cvqd.verbs.failure import report
 from cvqd.verbs.shown import columns, show
@@ -22,7 +23,7 @@ def add(verbs: Verbs) -> None:
         help="show running instances",
         description="Show what running instances are and have done: the device, what the guest is not"
         " offered of it and why, the isolation of each queue, tracked state, counters and the last commands."
-        f" Without INSTANCE all are shown that have a control socket in {instances.CONTROL_DIRECTORY},"
+        f" Without INSTANCE all are shown that have a control socket in {DIRECTORY},"
         " several in a table of one line each, in JSON as a list.",
         epilog="Exit status: 0 what was asked for is shown; 69 no such instance runs; 75 it does not answer;"
         " 77 no permission to ask it.",
