@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import gc
+import json
 import os
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -16,6 +17,9 @@ from cvqd.core.ledger import Ledger
 from cvqd.core.site_policy import SitePolicy
 from cvqd.device_state import PATIENCE
 from cvqd.errors import CompatibilityError
+from cvqd.host.log_limit import BURST
+from cvqd.host.log_sink import Sink
+from cvqd.host.logging import StructuredLog
 from cvqd.simulator.spec import SimulatorSpec
 from cvqd.snapshots import load, taken
 from cvqd.testing.events import EventRecorder
@@ -371,3 +375,25 @@ async def test_transfers_leave_no_descriptor_however_they_end(rig: Rig, saved: b
     # a guest's memory goes when nothing looks at it any more
     gc.collect()
     assert open_descriptors() == before
+
+
+async def test_a_front_end_that_asks_for_the_state_without_end_does_not_fill_the_log(tmp_path: Path) -> None:
+    with (tmp_path / "log").open("wb") as file:
+        log = StructuredLog(Sink(file.fileno()), instance="vm0", device="d", format="json")
+        async with Rig.opened(tmp_path, log=log) as rig, rig.guest("crosvm") as guest:
+            for _ in range(BURST + 500):
+                # nothing comes through it: no state
+                read, write = os.pipe2(os.O_CLOEXEC)
+                os.close(write)
+                try:
+                    await guest.front_end.set_device_state_fd(LOAD, read)
+                finally:
+                    os.close(read)
+                with pytest.raises(FrontEndError, match="the state was refused"):
+                    await guest.front_end.check_device_state()
+        log.close()
+    lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+    (limited,) = {line["of"] for line in lines if line["event"] == "log.limited"}
+    told = sum(line["event"] == limited for line in lines)
+    assert limited == "snapshot.refused"
+    assert log.counts[limited] == BURST + 500 > told

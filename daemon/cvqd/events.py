@@ -150,6 +150,7 @@ _ALL: Final = (
         "error",
         "the system refused what a front-end needs, such as descriptors; it may come again",
         ("reason",),
+        guest=True,
     ),
     Event("frontend.negotiated", "info", "features as the guest took them", ("features",), guest=True),
     Event(
@@ -184,6 +185,7 @@ _ALL: Final = (
         "info",
         "the control queue goes on where its last answer stands, not where the front-end says",
         ("base", "said"),
+        guest=True,
     ),
     Event("announce.raised", "info", "the guest is asked to announce itself", ("digest",)),
     Event(
@@ -310,6 +312,7 @@ _ALL: Final = (
         "state.unknown",
         "warning",
         "the guest's rings were in use before and nothing is known of what it had set",
+        guest=True,
     ),
     Event("state.reset", "info", "a new driver's life begins", ("reason", "digest"), guest=True),
     Event(
@@ -324,15 +327,25 @@ _ALL: Final = (
         "info",
         "the state was given out, to an operator or to a front-end that moves its guest",
         ("digest", "bytes", "how"),
+        guest=True,
     ),
     Event(
         "snapshot.loaded",
         "info",
         "state was taken in and waits for a driver to go on from it",
         ("digest", "bytes", "how"),
+        guest=True,
     ),
-    Event("snapshot.refused", "warning", "state could not be given out or taken in", ("reason", "how")),
-    Event("snapshot.unused", "warning", "state that was loaded was given up", ("digest", "reason")),
+    Event(
+        "snapshot.refused",
+        "warning",
+        "state could not be given out or taken in",
+        ("reason", "how"),
+        guest=True,
+    ),
+    Event(
+        "snapshot.unused", "warning", "state that was loaded was given up", ("digest", "reason"), guest=True
+    ),
     Event(
         "rehearsal.started",
         "info",
