@@ -60,14 +60,15 @@ async def test_whatever_a_guest_asked_of_a_device_that_goes_away_is_answered(tmp
                 await settled()
                 node.unlink()
         assert rig.log.of("device.removed") == [{"path": str(node)}]
+        # as the service does next
         guest.front_end.close()
-        await trio.sleep(1)
-        assert not rig.backend.connected
+        while rig.backend.connected:  # noqa: ASYNC110 - a clock that jumps
+            await trio.sleep(0.01)
+        assert trio.current_time() - begun <= 0.52
         for head in heads:
             used = guest.control.poll()
             assert used is not None, "one was not answered"
             assert (used.head, guest.driver.take_ack(head)) == (head, ERR)
-    assert trio.current_time() - begun < 2
     assert len(rig.log.of("cvq.command.expired")) == slots
     assert [event["reason"] for event in rig.log.of("cvq.command.refused")] == ["device.removed"] * 20
 
@@ -197,7 +198,7 @@ def _resident(pid: int) -> int:
 
 @pytest.mark.bad_day(
     "a guest floods its control queue",
-    guest="an answer to each command, in order; others on the machine do not notice",
+    guest="an answer to each command, in order; status and its front-end are answered meanwhile",
     log="log.limited",
 )
 async def test_a_flood_of_commands_slows_down_nobody_but_the_guest(tmp_path: Path) -> None:

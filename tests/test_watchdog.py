@@ -67,7 +67,7 @@ async def test_an_idle_relay_is_woken_twice_in_each_time_out(tmp_path: Path, mon
 
 @pytest.mark.bad_day(
     "the relay stalls",
-    guest="its commands wait; the service manager ends the daemon and starts it again",
+    guest="its commands wait; the service manager is given no sign of life",
     log="watchdog.withheld",
 )
 @jumping_clock

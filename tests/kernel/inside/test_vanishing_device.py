@@ -55,7 +55,7 @@ def config(directory):
 
 @pytest.mark.bad_day(
     "the device is removed (`vdpa dev del`)",
-    guest="commands in flight answered, then its front-end is hung up on, within a second",
+    guest="commands in flight answered, then its front-end is hung up on, within two seconds",
     log="device.removed, service.failed",
 )
 async def test_a_device_that_is_removed_under_a_guest_is_let_go_at_once(vanishing, tmp_path):

@@ -17,6 +17,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+import pytest
 import trio
 
 from cvqd.testing.driver import GuestMemory
@@ -189,6 +190,11 @@ async def test_one_whose_memory_is_taken_back_says_so_and_starts_again():
     assert any("status=7/BUS" in line for line in said)
 
 
+@pytest.mark.bad_day(
+    "the service manager gets no sign of life",
+    guest="its front-end is hung up on; the daemon is ended, started again, and serves who connects",
+    log="service.started",
+)
 async def test_one_that_gives_no_sign_of_life_is_ended_with_a_traceback_and_starts_again():
     # what withholds the sign of a relay that stalls is proven where the clock can jump
     async with guest() as driven:
@@ -197,6 +203,7 @@ async def test_one_that_gives_no_sign_of_life_is_ended_with_a_traceback_and_star
             await driven.front_end.hung_up()
     async with guest():
         assert shown("NRestarts") == "3"
+    assert len(named("service.started")) == 4
     said = [entry["MESSAGE"] for entry in lines()]
     assert any("Watchdog timeout" in line for line in said)
     assert "Fatal Python error: Aborted" in said
