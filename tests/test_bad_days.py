@@ -131,7 +131,10 @@ async def test_any_call_that_fails_between_start_and_stop_ends_one_connection(
             with suppress(FrontEndError, AssertionError):
                 await life()
             await trio.sleep(2)
-            assert [event["call"] for event in rig.log.of("device.failed")] == [name], number
+            failed, *then = [event["call"] for event in rig.log.of("device.failed")]
+            assert failed == name, number
+            # a reset that was refused is looked for where the device says that it stands
+            assert then in ([], ["VHOST_VDPA_SET_STATUS"] if name == "set_status" else []), number
             assert not rig.owner.running
             assert not len(rig.owner.memory.space), (number, name)
             assert not rig.owner.current.mappings.mapped(0), (number, name)
