@@ -1,4 +1,4 @@
-"""The soak, for a minute."""
+"""The soak, for a minute, and what it calls a finding."""
 
 from __future__ import annotations
 
@@ -21,3 +21,32 @@ def test_a_minute_of_everything_at_once(tmp_path: Path, capsys: pytest.CaptureFi
     for name in ("steady", "killed", "linux"):
         assert f"{name}: " in told
     assert picture.read_text().startswith("<svg")
+
+
+def test_a_soak_in_which_nothing_happened_is_a_finding() -> None:
+    subject = soak.Subject("linux", begun=0.0)
+    assert soak.missing(subject) == [
+        "linux: never rehearsed",
+        "linux: never driver reloaded",
+        "linux: no command",
+    ]
+    subject.commands = 1
+    subject.happenings += [soak.Happening(1.0, "rehearsed"), soak.Happening(2.0, "driver reloaded")]
+    assert soak.missing(subject) == []
+
+
+@pytest.mark.parametrize(
+    ("memory", "descriptors", "found"),
+    [
+        (0.0, 0.0, []),
+        (0.1, 0.0, ["steady: 33.2 MB became 37.7"]),
+        (0.0, 0.1, ["steady: 43 descriptors became 47"]),
+    ],
+)
+def test_a_process_that_grows_is_a_finding(memory: float, descriptors: float, found: list[str]) -> None:
+    subject = soak.Subject("steady", begun=0.0)
+    subject.samples = [
+        soak.Sample(second, 30 + memory * second, int(40 + descriptors * second), second)
+        for second in range(100)
+    ]
+    assert soak.grown(subject) == found
