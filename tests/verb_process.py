@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from contextlib import asynccontextmanager
@@ -14,10 +15,11 @@ if TYPE_CHECKING:
 
 
 class VerbProcess:
-    """``out`` and ``err`` read to the end; ``wait`` is the exit code."""
+    """``greeting`` is its first line; ``out`` and ``err`` read to the end; ``wait`` is the exit code."""
 
-    def __init__(self, process: trio.Process) -> None:
+    def __init__(self, process: trio.Process, greeting: str) -> None:
         self._process = process
+        self.greeting = greeting
 
     async def out(self) -> bytes:
         return await _rest(self._process.stdout)
@@ -25,13 +27,17 @@ class VerbProcess:
     async def err(self) -> bytes:
         return await _rest(self._process.stderr)
 
+    def interrupt(self) -> None:
+        """As Ctrl-C does."""
+        self._process.send_signal(signal.SIGINT)
+
     async def wait(self) -> int:
         return await self._process.wait()
 
 
 @asynccontextmanager
 async def running(*arguments: str, greeting: str) -> AsyncIterator[VerbProcess]:
-    """``cvqd`` with these arguments, once it has said ``greeting`` on standard error; killed at the end."""
+    """``cvqd`` with these arguments, once it has said what begins so on standard error; killed at the end."""
     process = await trio.lowlevel.open_process(
         [sys.executable, "-m", "cvqd", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
@@ -41,8 +47,9 @@ async def running(*arguments: str, greeting: str) -> AsyncIterator[VerbProcess]:
         said = b""
         while not said.endswith(b"\n"):
             said += await process.stderr.receive_some()
-        assert said.decode() == f"{greeting}\n"
-        yield VerbProcess(process)
+        said_first = said.decode().removesuffix("\n")
+        assert said_first.startswith(greeting)
+        yield VerbProcess(process, said_first)
     finally:
         process.kill()
         with trio.CancelScope(shield=True):

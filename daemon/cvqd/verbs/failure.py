@@ -29,6 +29,15 @@ class InputError(CvqdError):
         super().__init__(f"{file}: {reason}")
 
 
+class MissingError(CvqdError):
+    """What was asked for needs a library that is an optional extra of the package."""
+
+    exit_code = 69
+
+    def __init__(self, what: str, library: str, extra: str) -> None:
+        super().__init__(f"{what} needs {library}: pip install 'cvqd[{extra}]'")
+
+
 def exit_code(blamed: BaseException) -> int:
     """Code of sysexits.h for an error that ends the process."""
     if isinstance(blamed, CvqdError):

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import argparse
 import os
+import sys
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from cvqd.socket_paths import CONTROL, DIRECTORY
 from cvqd.verbs import instances
-from cvqd.verbs.failure import OutputError, report
+from cvqd.verbs.failure import MissingError, OutputError, report
 
 if TYPE_CHECKING:
-    import argparse
-
+    from cvqd.control_client import ControlError
     from cvqd.verbs import Verbs
 
 #: node_exporter reads files with this suffix; one file for all instances, so that none is left behind
@@ -28,38 +30,80 @@ def add(verbs: Verbs) -> None:
         help="show what running instances have counted, as OpenMetrics text",
         description="Show what running instances have counted, as OpenMetrics text. Without INSTANCE all are"
         f" shown that have a control socket in {DIRECTORY}; one that does not answer has"
-        " cvqd_up 0. The textfile is in Prometheus's older text format, which is what node_exporter reads.",
-        epilog="Exit status: 0 all instances answered; 69 or 75 one did not; 73 the textfile cannot be"
-        " written; 77 no permission to ask.",
+        " cvqd_up 0. The textfile is in Prometheus's older text format, which is what node_exporter reads;"
+        " over HTTP a scraper has its choice, and --listen needs prometheus-client (pip install"
+        " 'cvqd[prometheus]').",
+        epilog="Exit status: 0 all instances answered; 69 or 75 one did not, or prometheus-client is not"
+        " installed; 71 the address cannot be listened on; 73 the textfile cannot be written; 77 no"
+        " permission to ask.",
     )
     metrics.set_defaults(verb=_metrics)
     instances.choose(metrics, one=False)
-    metrics.add_argument(
+    to = metrics.add_mutually_exclusive_group()
+    to.add_argument(
         "--textfile",
         metavar="DIR",
         help=f"write {TEXTFILE} for node_exporter's textfile collector here, in one step",
     )
+    to.add_argument(
+        "--listen",
+        metavar="HOST:PORT",
+        type=_address,
+        help="answer scrapes over HTTP until interrupted, each with what instances say then; port 0 is any",
+    )
+
+
+def _address(text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdecimal() or int(port) > 0xFFFF:
+        raise argparse.ArgumentTypeError(f"{text!r} is not HOST:PORT")
+    return host.removeprefix("[").removesuffix("]"), int(port)
 
 
 def _metrics(options: argparse.Namespace) -> int:
-    from cvqd.control_client import ControlError, ask
     from cvqd.text import metrics_text
 
-    texts: list[str] = []
+    if options.listen:
+        return _serve(options)
+    texts, errors = _gather(options)
     code = 0
-    for path in instances.control_sockets(options):
-        try:
-            texts.append(ask(path, "metrics")["text"])
-        except ControlError as error:
-            code = report(error)
-            if code in _SILENT:
-                texts.append(_down(path))
+    for error in errors:
+        code = report(error)
     found = metrics_text.families(texts)
     if options.textfile:
         _write(options.textfile, metrics_text.prometheus(found))
     else:
         print(metrics_text.openmetrics(found), end="")
     return code
+
+
+def _serve(options: argparse.Namespace) -> int:
+    try:
+        from cvqd.exporter import Exporter
+    except ImportError as error:
+        raise MissingError("--listen", "prometheus-client", "prometheus") from error
+    host, port = options.listen
+    where, thread = Exporter(partial(_gather, options), report).listen(host, port)
+    print(f"cvqd: listening on {where}", file=sys.stderr, flush=True)
+    with suppress(KeyboardInterrupt):
+        thread.join()
+    return 0
+
+
+def _gather(options: argparse.Namespace) -> tuple[list[str], list[ControlError]]:
+    """What each instance has counted, and why others do not say."""
+    from cvqd.control_client import ControlError, ask
+
+    texts: list[str] = []
+    errors: list[ControlError] = []
+    for path in instances.control_sockets(options):
+        try:
+            texts.append(ask(path, "metrics")["text"])
+        except ControlError as error:
+            errors.append(error)
+            if error.exit_code in _SILENT:
+                texts.append(_down(path))
+    return texts, errors
 
 
 def _down(path: str) -> str:
