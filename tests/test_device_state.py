@@ -232,6 +232,27 @@ async def test_a_peer_that_stalls_is_given_up(tmp_path: Path) -> None:
 
 
 @jumping_clock
+async def test_a_pipe_that_its_owner_makes_block_stops_nobody(tmp_path: Path) -> None:
+    async with Rig.opened(tmp_path, SPEC) as rig, rig.guest("crosvm") as guest:
+        await guest.start()
+        await guest.stop()
+        read, write = os.pipe2(os.O_CLOEXEC)
+        await guest.front_end.set_device_state_fd(LOAD, read)
+        await settled()
+        # the second in place of the first, which is closed meanwhile
+        await guest.front_end.set_device_state_fd(LOAD, read)
+        os.write(write, b"cv")
+        await settled()
+        os.set_blocking(read, True)
+        os.write(write, b"qd")
+        with pytest.raises(FrontEndError, match="the state was refused"):
+            await guest.front_end.check_device_state()
+        os.close(read)
+        os.close(write)
+        assert only(rig, "snapshot.refused")["reason"] == f"nothing came for {PATIENCE:g} s after 4 bytes"
+
+
+@jumping_clock
 async def test_a_reader_that_stalls_is_given_up_and_one_that_is_gone_is_noticed(tmp_path: Path) -> None:
     async with Rig.opened(tmp_path, SPEC) as rig, rig.guest("crosvm") as guest:
         await guest.start()

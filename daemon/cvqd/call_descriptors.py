@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -48,8 +47,6 @@ class CallDescriptors:
         """
         if call is None:
             return -1 if message is None else self._stand_in(index, message)
-        # a front-end that never reads must not be able to make us wait
-        os.set_blocking(call.fileno(), False)
         if call.kind is DescriptorKind.EVENTFD or ours:
             return call.fileno()
         return self._stand_in(index, partial(_signal, call.fileno()))

@@ -13,7 +13,6 @@ from cvqd import inband
 from cvqd.core.start_rule import Readiness, wants_start, wants_stop
 from cvqd.errors import DeviceError
 from cvqd.guest_ring import GuestRing
-from cvqd.host.doorbell import never_wait
 from cvqd.own_commands import pairs_of
 from cvqd.wire.virtio import Status
 
@@ -152,7 +151,6 @@ class Starter:
     def _guest_ring(self, index: int) -> GuestRing:
         ring = self._session.rings[index]
         assert ring.kick is not None
-        never_wait(ring.kick.fileno())
         return GuestRing(
             index,
             ring.num,

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
 import trio
 import trio.testing
 
-from cvqd.host.doorbell import Doorbell, DoorbellSet
+from cvqd.host.doorbell import Doorbell, DoorbellSet, ring
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -34,6 +35,25 @@ async def test_every_ring_is_told_once_and_the_counter_is_left_alone(bell: Doorb
     bell.ring()
     assert await bells.wait() == [bell.fileno()]
     assert os.eventfd_read(bell.fileno()) == 2
+
+
+def test_a_lent_doorbell_that_is_full_is_no_reason_to_wait():
+    full = os.eventfd(0, os.EFD_CLOEXEC)
+    read, write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        os.eventfd_write(full, 2**64 - 2)
+        with suppress(BlockingIOError):
+            while True:
+                os.write(write, bytes(4096))
+        for lent in (full, write):
+            # again and again, by who lent it
+            for _ in range(2):
+                os.set_blocking(lent, True)
+                ring(lent)
+        assert os.eventfd_read(full) == 2**64 - 2
+    finally:
+        for fd in (full, read, write):
+            os.close(fd)
 
 
 async def test_who_asks_whether_a_doorbell_rang_takes_nothing_from_who_waits(

@@ -22,20 +22,17 @@ ONE: Final = (1).to_bytes(8, "little")
 
 
 def ring(fd: int) -> None:
-    """Signal a doorbell that may be an eventfd, a socket or a pipe.
+    """Signal a doorbell that was lent: an eventfd, a socket or a pipe.
 
     A full one is signalled already; behind one that is closed, not connected or
     not for writing there is nobody, and whoever lent it has only itself to blame.
     """
     try:
+        # who lent it shares the flag, and could have us wait for room
+        os.set_blocking(fd, False)
         os.write(fd, ONE)
     except OSError:
         return
-
-
-def never_wait(fd: int) -> None:
-    """Make ringing a lent doorbell safe: one that blocks and is full would hold us for ever."""
-    os.set_blocking(fd, False)
 
 
 def drain(fd: int) -> None:
@@ -58,8 +55,9 @@ class Doorbell:
         return self._fd
 
     def ring(self) -> None:
-        """Signal whoever waits."""
-        ring(self._fd)
+        """Signal whoever waits; a counter that is full says so already."""
+        with contextlib.suppress(BlockingIOError):
+            os.write(self._fd, ONE)
 
     def close(self) -> None:
         """Close the descriptor; no task may wait on it directly."""
