@@ -204,6 +204,23 @@ async def test_rings_go_on_where_they_stood(tmp_path: Path, *, packed: bool) -> 
             assert await guest.command(MacAddrSet(MAC_A).encode()) == 0
 
 
+async def test_no_two_devices_listen_to_one_kick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kick that wakes the source too may be all that the guest gives until the next answer."""
+    bind, bound = SimulatedDevice.set_vring_kick, []
+
+    async def noted(device: SimulatedDevice, index: int, fd: int) -> None:
+        bound.append((device.path, index, fd >= 0))
+        await bind(device, index, fd)
+
+    async with two(tmp_path) as (rig, guest):
+        source = rig.device.path
+        monkeypatch.setattr(SimulatedDevice, "set_vring_kick", noted)
+        assert (await rehearse(rig))["verdict"] == "passed"
+        for index in sorted(rig.owner.running):
+            assert bound.index((source, index, False)) < bound.index(("spare", index, True))
+        await well(guest)
+
+
 async def test_calls_that_are_no_eventfds_keep_their_bridge(tmp_path: Path) -> None:
     shape = {"call_kind": DescriptorKind.SOCKET}
     async with two(tmp_path, order="uml", shape=shape) as (rig, guest):
