@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from cvqd.config.device import DeviceConfig
     from cvqd.core.site_policy import SitePolicy
     from cvqd.owner import Owner
-    from cvqd.state_log import StateKeeper
+    from cvqd.state_keeper import StateKeeper
     from cvqd.testing.sequences import GuestSetup
 
 MAC_A = bytes.fromhex("525400aa0001")

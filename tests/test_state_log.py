@@ -12,7 +12,8 @@ from cvqd.core.ledger import Ledger
 from cvqd.core.tracked import TableKept, TrackedState
 from cvqd.errors import StateError
 from cvqd.host import state_file
-from cvqd.state_log import NothingKept, StateLog
+from cvqd.state_keeper import NothingKept
+from cvqd.state_log import StateLog
 from cvqd.testing.events import EventRecorder
 from cvqd.wire.net_control import CoalVqGet, MacAddrSet, MacTableSet, StatsQuery, VlanAdd
 from cvqd.wire.state_log import HALF_HEADER, HEADER_SIZE

@@ -19,9 +19,9 @@ import trio
 from cvqd import run, shadow
 from cvqd.core import lifecycle
 from cvqd.errors import DeviceError, RequestError
+from cvqd.launch import Launch
 from cvqd.migration import Migration
 from cvqd.move import Move
-from cvqd.owner import Owner
 from cvqd.simulator.device import SimulatedDevice
 from cvqd.simulator.spec import (
     SUPPORTED_BACKEND_FEATURES,
@@ -805,7 +805,7 @@ async def test_whatever_error_ends_a_move_the_guests_next_kick_has_it_started(
 
     async with two(tmp_path, spec, spare) as (rig, guest):
         await busy(guest)
-        monkeypatch.setattr(Owner, "start_again", broken)
+        monkeypatch.setattr(Launch, "start_again", broken)
         with pytest.raises(RuntimeError, match="a mistake of ours"):
             await rehearse(rig)
         assert rig.log.of("rehearsal.finished")[0]["verdict"] == "failed"

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from cvqd.limits import Limits
     from cvqd.owned_device import OwnedDevice
     from cvqd.run import Run
-    from cvqd.state_log import StateKeeper
+    from cvqd.state_keeper import StateKeeper
     from cvqd.wire.net_control import Command
 
 

@@ -28,6 +28,7 @@ from cvqd.core.compatibility import usable
 from cvqd.core.restore import replay, replay_running
 from cvqd.core.tracked import TrackedState
 from cvqd.errors import CompatibilityError, CvqdError, DeviceError, RequestError
+from cvqd.launch import Launch
 from cvqd.move import PREPARE
 from cvqd.owned_device import tell_failed
 from cvqd.snapshots import taken
@@ -55,6 +56,7 @@ class Migration:
         self._owner = owner
         self._log = log
         self._devices = devices
+        self._launch = Launch(owner, log, nursery)
         #: where the relay of a run lives
         self._nursery = nursery
 
@@ -71,7 +73,7 @@ class Migration:
             with trio.CancelScope(shield=True):
                 begun = await self._hand_over(run, target, move)
             self._devices.moved(target)
-            owner.tell_started(begun)
+            self._launch.tell_started(begun)
         except (CvqdError, OSError) as error:
             move.failed(error, "source" if owner.running else "neither")
         else:
@@ -145,14 +147,14 @@ class Migration:
                 await lifecycle.unbind(source, run.plan)
             begun = monotonic_ns()
             with move.phase("replay"):
-                successor = await owner.plan(target, *run.rings_at(bases))
-                await owner.bring_up(successor, owner.state.pairs)
+                successor = await self._launch.plan(target, *run.rings_at(bases))
+                await self._launch.bring_up(successor, owner.state.pairs)
                 await _agrees(successor, owner.state)
             with move.phase("start"):
                 enabling = True
-                await owner.enable(successor)
+                await self._launch.enable(successor)
                 move.serves()
-                owner.relay(successor, self._nursery)
+                self._launch.relay(successor)
         except BaseException as error:
             before = move.bases
             if successor is not None:
@@ -235,7 +237,7 @@ class Migration:
                 reason = f"nobody knows where the rings of the guest stand{after}"
                 raise DeviceError("VHOST_GET_VRING_BASE", EIO, reason) from cause
             try:
-                await self._owner.start_again(run, move.bases, self._nursery)
+                await self._launch.start_again(run, move.bases)
             except DeviceError as error:
                 reason = f"{error.reason}{after}"
                 raise DeviceError(error.call, error.errno, reason, error.arguments) from cause

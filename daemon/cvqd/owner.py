@@ -1,8 +1,9 @@
-"""The owner of one device: from negotiated features and rings to a device that runs, and back.
+"""The owner of one device: what its guest has negotiated and shared, what runs, and how it stops.
 
 It keeps what outlives a front-end and a device: guest memory and the driver's
-life.  What is true of one device only is ``owned_device``'s.  It knows rings
-and memory but no vhost-user message; those are ``conversation``'s.
+life.  What is true of one device only is ``owned_device``'s, and how a device
+is brought up ``launch``'s.  It knows rings and memory but no vhost-user
+message; those are ``conversation``'s.
 """
 
 from __future__ import annotations
@@ -10,28 +11,22 @@ from __future__ import annotations
 from dataclasses import replace
 from errno import EIO
 from math import inf
-from time import monotonic_ns
 from typing import TYPE_CHECKING
 
 import trio
 
-from cvqd.core import lifecycle
-from cvqd.core.restore import replay, replay_running
+from cvqd.core.restore import replay
 from cvqd.driver_life import DriverLife
 from cvqd.errors import DeviceError, RequestError
 from cvqd.guest_memory import GuestMemory
 from cvqd.owned_device import tell_failed
 from cvqd.recovery import Recovery
-from cvqd.relay import Relay
-from cvqd.run import Run
-from cvqd.state_log import NothingKept
+from cvqd.state_keeper import NothingKept
 from cvqd.wire import net_config
 from cvqd.wire.net_control import VqPairsSet
-from cvqd.wire.ring_format import RingFormat
 from cvqd.wire.virtio import Feature, control_queue_index, feature_names, mask_of
 
 if TYPE_CHECKING:
-    from cvqd.core.shadow_queue import ShadowQueue
     from cvqd.core.site_policy import SitePolicy
     from cvqd.core.tracked import TrackedState
     from cvqd.events import EventLog
@@ -39,8 +34,8 @@ if TYPE_CHECKING:
     from cvqd.journal import Journal
     from cvqd.limits import Limits
     from cvqd.owned_device import OwnedDevice
-    from cvqd.relay import CommandQueue
-    from cvqd.state_log import StateKeeper
+    from cvqd.run import Run
+    from cvqd.state_keeper import StateKeeper
 
 
 class Owner:
@@ -152,40 +147,14 @@ class Owner:
         """Whether a running ring lies in this range of guest memory."""
         return self._run is not None and self._run.uses(start, size)
 
-    async def start(
-        self, data: list[GuestRing], control: GuestRing | None, nursery: trio.Nursery, *, pairs: int = 1
-    ) -> None:
-        """Start the device on the guest's rings; after a DeviceError or GuestError it is reset.
-
-        FrontendError where the state of a driver with other features was loaded.
-
-        ``pairs`` is how many queue pairs are to run where the guest has no control queue to say it.
-        """
-        begun = monotonic_ns()
-        self.life.check_features(self.features)
-        ring_format = RingFormat.of(self.features)
-        data = [ring.settled(self.memory.space, ring_format) for ring in data]
-        control = control and self._resumed(control, ring_format)
-        rings = [*data, *([control] if control else [])]
-        # only a driver that starts over shows rings that were never used
-        self.life.rings_are(initial=all(ring.initial(self.memory.space, ring_format) for ring in rings))
-        goes_on = self.life.kept.loaded is not None
-        run = await self._launch(data, control, pairs, nursery)
-        if goes_on:
-            # the process before may have published an answer and then been killed before it called
-            run.call_guest()
-        self.tell_started(begun)
-
-    def tell_started(self, begun: int) -> None:
-        """Say in the log that the device runs; ``begun`` is when its start began, in monotonic ns."""
-        if self._run is not None:
-            self._log.emit(
-                "device.started",
-                features=feature_names(self._run.plan.features),
-                pairs=self.state.pairs,
-                rings=sorted(self.running),
-                elapsed_us=(monotonic_ns() - begun) // 1000,
-            )
+    def began(self, run: Run) -> None:
+        """Note that the guest's data rings run; the run's device is the guest's from now on."""
+        if run.device is not self.current:
+            self.current = self.memory.device = run.device
+            self.life.moved(run.device)
+            self.moved.set()
+            self.moved = trio.Event()
+        self._run = run
 
     async def halt(self, run: Run, *, failed: bool = False) -> dict[int, int] | None:
         """Reset the device of a run that was ended; what it says of its data rings, None if nothing.
@@ -200,56 +169,6 @@ class Owner:
             tell_failed(self._log, error)
         self.life.stopped()
         return told
-
-    async def start_again(self, run: Run, bases: dict[int, int], nursery: trio.Nursery) -> None:
-        """Go on with a run that was ended and halted, where its rings stand; after an error nothing runs."""
-        await self._launch(*run.rings_at(bases), self.state.pairs, nursery)
-
-    async def plan(self, device: OwnedDevice, data: list[GuestRing], control: GuestRing | None) -> Run:
-        """A run on a device, to be brought up and enabled; stop its device after an error."""
-        await device.place_shadow()
-        return Run(device, device.word(self.features, self.life.limits), data, control)
-
-    async def bring_up(self, run: Run, pairs: int) -> None:
-        """Start the run's device with only its control queue enabled, and put the driver's state back."""
-        device = run.device
-        # cvqd drives the device's control queue where the guest's does not come this far
-        driven = self.guest_cvq is None and run.queue is not None
-        await lifecycle.bring_up(device.device, device.facts, device.mappings, device.isolation, run.plan)
-        await device.read_config()
-        await self.life.restore(run, self.features, pairs if driven else None)
-        run.attach(self.memory.space, self.life.kept.note, self._relay)
-
-    async def enable(self, run: Run) -> None:
-        """Let the guest's data rings run; the run's device is the guest's from now on."""
-        await lifecycle.enable_data(run.device.device, run.device.facts, run.plan)
-        await self.life.put_back(run, replay_running(self.state, run.plan.features))
-        if run.device is not self.current:
-            self.current = self.memory.device = run.device
-            self.life.moved(run.device)
-            self.moved.set()
-            self.moved = trio.Event()
-        self._run = run
-        run.ring_all()
-
-    def relay(self, run: Run, nursery: trio.Nursery) -> None:
-        """Take up the commands of the guest whose data rings run."""
-        self.life.runs(self.features)
-        run.begin(nursery)
-
-    async def _launch(
-        self, data: list[GuestRing], control: GuestRing | None, pairs: int, nursery: trio.Nursery
-    ) -> Run:
-        run = await self.plan(self.current, data, control)
-        try:
-            await self.bring_up(run, pairs)
-            await self.enable(run)
-            self.relay(run, nursery)
-        except BaseException:
-            with trio.CancelScope(shield=True):
-                await run.stop_device()
-            raise
-        return run
 
     async def set_pairs(self, pairs: int) -> None:
         """Let this many queue pairs run, if nobody but cvqd can; what the device says to it is in the log."""
@@ -342,26 +261,3 @@ class Owner:
         """A front-end that hears of a stop takes its memory back."""
         if status := await self.current.device.get_status():
             raise DeviceError("VHOST_VDPA_SET_STATUS", EIO, f"the status is {status:#x} after a reset")
-
-    def _resumed(self, control: GuestRing, ring_format: RingFormat) -> GuestRing:
-        said = control.settled(self.memory.space, ring_format)
-        found = said.resumed(self.memory.space, ring_format, self.life.kept.noted)
-        if found.base != said.base:
-            self._log.emit("cvq.resumed", base=found.base, said=said.base)
-        return found
-
-    def _relay(self, run: Run, guest: CommandQueue, shadow: ShadowQueue) -> Relay:
-        return Relay(
-            guest=guest,
-            shadow=shadow,
-            ledger=self.life.ledger,
-            policy=run.policy(self.features, self.guest_pairs),
-            journal=self.journal,
-            deadline=self.life.limits.deadline,
-            max_command=self.life.limits.max_command,
-            kick_device=run.kick_device,
-            call_guest=run.call_guest,
-            site=self.life.site,
-            suspect=self.recovery.suspect,
-            kept=self.life.kept,
-        )

@@ -27,7 +27,7 @@ from cvqd.core.policy import Route
 from cvqd.core.site_policy import EVERYTHING
 from cvqd.errors import GuestError
 from cvqd.journal import Pending
-from cvqd.state_log import NothingKept
+from cvqd.state_keeper import NothingKept
 from cvqd.tables import Tables, promiscuous
 from cvqd.wire.net_control import ACK, ERR, OK, Command, MacTableSet, decode
 from cvqd.wire.split_ring import MAX_SIZE
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from cvqd.core.site_policy import SitePolicy
     from cvqd.host.doorbell import DoorbellSet
     from cvqd.journal import Journal
-    from cvqd.state_log import StateKeeper
+    from cvqd.state_keeper import StateKeeper
 
 #: seconds without a doorbell after which log lines are written though the guest waits for its device
 SILENCE: Final = 0.001

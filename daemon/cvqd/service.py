@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from cvqd.host.listener import Connection, Listener
     from cvqd.instance import FollowedLog
     from cvqd.reload import LeveledLog
-    from cvqd.state_log import StateKeeper
+    from cvqd.state_keeper import StateKeeper
 
     class ServiceLog(LeveledLog, FollowedLog, DeviceLog, Protocol):
         """What a service asks of its log."""

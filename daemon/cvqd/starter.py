@@ -13,6 +13,7 @@ from cvqd import inband
 from cvqd.core.start_rule import Readiness, wants_start, wants_stop
 from cvqd.errors import DeviceError
 from cvqd.guest_ring import GuestRing
+from cvqd.launch import Launch
 from cvqd.own_commands import pairs_of
 from cvqd.wire.virtio import Status
 
@@ -49,8 +50,7 @@ class Starter:
         self._log = log
         self._calls = calls
         self._idle = idle
-        #: where the relay of a run lives
-        self._nursery = nursery
+        self._launch = Launch(owner, log, nursery)
 
     async def settle(self) -> None:
         """Start or stop the device if that is what the session now amounts to."""
@@ -131,12 +131,7 @@ class Starter:
         rings = {index: self._guest_ring(index) for index in ready.complete & ready.expected}
         control = rings.pop(ready.cvq, None) if ready.cvq is not None else None
         self._idle.end()
-        await self._owner.start(
-            [rings[index] for index in sorted(rings)],
-            control,
-            self._nursery,
-            pairs=self.pairs(),
-        )
+        await self._launch.start([rings[index] for index in sorted(rings)], control, pairs=self.pairs())
 
     def _readiness(self) -> Readiness:
         return Readiness.of(

@@ -1,15 +1,14 @@
 """What a restart will know: each acknowledged command is in the state log before the guest sees its ack.
 
-``StateLog`` is what relay and driver's life see of it.  A log that is full is
-compacted before a command goes to the device, never between the device's
-acknowledgement and the guest's; mostly that has happened before, while nobody
-waited.  ``NothingKept`` stands in its place where no state is kept.
+A log that is full is compacted before a command goes to the device, never
+between the device's acknowledgement and the guest's; mostly that has happened
+before, while nobody waited.
 """
 
 from __future__ import annotations
 
 from errno import EFBIG
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from cvqd.config import DEFAULT_STATE
 from cvqd.config.device import label
@@ -18,6 +17,7 @@ from cvqd.core.kept_state import KeptState, fold
 from cvqd.core.tracked import TableKept
 from cvqd.errors import StateError
 from cvqd.host.state_file import StateFile, boot_id
+from cvqd.state_keeper import NothingKept
 from cvqd.wire.net_control import CoalVqGet, StatsGet, StatsQuery
 from cvqd.wire.state_log import (
     HALF_HEADER,
@@ -45,85 +45,10 @@ _APPENDED: Final = 256 << 10
 #: a base at its longest, without address tables and steering: 4096 VLANs, and the coalescing of the 254
 #: data rings that a vhost-user front-end can name (ring numbers have 8 bits), with room for all the rest
 _BASE: Final = 4096 * record_size(4) + 254 * record_size(12) + 4096
-
-
 #: bytes for what cvqd itself has to say between two commands
 _SLACK: Final = 256
 #: commands that leave everything as it is
 _QUESTIONS: Final = frozenset({CoalVqGet, StatsGet, StatsQuery})
-
-
-class StateKeeper(Protocol):
-    """How a driver's life and a relay use the log."""
-
-    path: str | None
-    reason: str
-
-    @property
-    def noted(self) -> bytes:
-        """The last answers of a packed control queue, ``PackedAnswers`` as bytes; none where it is empty."""
-
-    @property
-    def loaded(self) -> KeptState | None:
-        """What another process left, until the first life of this one begins."""
-
-    def begin(self, life: KeptState) -> None:
-        """Keep this from now on: a device has been given the state of a driver's life."""
-
-    def end(self) -> None:
-        """Note that the life is over: no start may go on from it."""
-
-    def reserve(self, length: int, ledger: Ledger) -> bool:
-        """Make sure of room for a command of so many bytes; False if it has to wait for answers."""
-
-    def commit(self, ledger: Ledger) -> None:
-        """Keep what moved the state since the last call."""
-
-    def tidy(self, ledger: Ledger) -> None:
-        """Compact a log that has grown, if it is worth it; for a moment when nobody waits."""
-
-    def compact(self, ledger: Ledger) -> None:
-        """Keep what no command says."""
-
-    def note(self, answers: PackedAnswers) -> None:
-        """Keep what the control queue's ring is about to lose."""
-
-
-class NothingKept:
-    """No state is kept; ``reason`` says why."""
-
-    loaded: KeptState | None = None
-    path: str | None = None
-    noted = b""
-
-    def __init__(self, reason: str = "nobody asked for it") -> None:
-        self.reason = reason
-
-    def begin(self, life: KeptState) -> None:
-        """Nothing."""
-
-    def end(self) -> None:
-        """Nothing."""
-
-    def reserve(self, length: int, ledger: Ledger) -> bool:  # noqa: ARG002 -- there is always room
-        """Always."""
-        return True
-
-    def commit(self, ledger: Ledger) -> None:
-        """Forget it."""
-        ledger.take_fresh()
-
-    def tidy(self, ledger: Ledger) -> None:
-        """Nothing."""
-
-    def compact(self, ledger: Ledger) -> None:
-        """Nothing."""
-
-    def note(self, answers: PackedAnswers) -> None:
-        """Nothing."""
-
-    def close(self) -> None:
-        """Nothing."""
 
 
 class StateLog:
