@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 
+from cvqd.events import CATALOGUE as EVENTS
 from cvqd.metrics import CATALOGUE, NAME, Metric
 
 DASHBOARD: dict[str, Any] = json.loads(
     (Path(__file__).resolve().parents[1] / "config" / "grafana.json").read_text()
 )
 PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
+(TABLE,) = (panel for panel in PANELS if panel["type"] == "table")
 QUERIES = [target["expr"] for panel in PANELS for target in panel["targets"]]
 #: name in a query -> its metric
 SAMPLES: dict[str, Metric] = {
@@ -26,6 +28,10 @@ SAMPLES: dict[str, Metric] = {
 
 def names(query: str) -> set[str]:
     return set(re.findall(r"\bcvqd_\w+", query))
+
+
+def grouped(query: str) -> set[str]:
+    return {label for by in re.findall(r"by \((.*?)\)", query) for label in by.split(", ")}
 
 
 def test_it_asks_for_every_metric_and_for_nothing_else():
@@ -42,8 +48,7 @@ def test_a_query_uses_labels_that_its_metric_has(query: str):
     matched = {
         label for braces in re.findall(r"\{(.*?)\}", query) for label in re.findall(r"(\w+)\s*[=!]", braces)
     }
-    grouped = {label for by in re.findall(r"by \((.*?)\)", query) for label in by.split(", ")}
-    assert matched | grouped <= own
+    assert matched | grouped(query) <= own
     assert NAME in matched, "the variable chooses"
     assert bool(re.search(r"(rate|increase)\(", query)) is (metric.kind in ("counter", "histogram"))
     assert query.count("(") == query.count(")")
@@ -54,6 +59,58 @@ def test_legends_name_labels_that_the_query_keeps():
         for target in panel["targets"]:
             for label in re.findall(r"\{\{(\w+)\}\}", target["legendFormat"]):
                 assert re.search(rf"by \([^)]*\b{label}\b", target["expr"]), target
+
+
+def test_errors_and_warnings_are_asked_for_by_each_name_of_their_level():
+    asked = {found for query in QUERIES for found in re.findall(r'event=~"(.*?)"', query)}
+    levels = ("error", "warning")
+    assert asked == {"|".join(name for name, event in EVENTS.items() if event.level == at) for at in levels}
+
+
+def test_a_number_is_of_this_moment_and_the_lack_of_one_is_neither_good_nor_bad():
+    """The last step of a range may be minutes old; the first threshold is the colour of "No data" too."""
+    for panel in PANELS:
+        if panel["type"] == "stat":
+            assert all(target["instant"] for target in panel["targets"]), panel["title"]
+            nothing, *steps = panel["fieldConfig"]["defaults"]["thresholds"]["steps"]
+            assert [step["value"] for step in (nothing, *steps)] == [None, 0, 1]
+            assert nothing["color"] not in {step["color"] for step in steps}
+
+
+def test_an_instance_that_is_down_has_a_row():
+    """All other metrics are of instances that answer."""
+    assert any("cvqd_up{" in target["expr"] for target in TABLE["targets"])
+
+
+def test_the_table_arranges_the_columns_that_its_queries_make():
+    made = {"Time"}.union(
+        *({f"Value #{target['refId']}"} | grouped(target["expr"]) for target in TABLE["targets"])
+    )
+    (organize,) = (step["options"] for step in TABLE["transformations"] if step["id"] == "organize")
+    assert set(organize["indexByName"]) | set(organize["excludeByName"]) == made
+    assert not set(organize["indexByName"]) & set(organize["excludeByName"])
+    shown = {organize["renameByName"].get(name, name) for name in organize["indexByName"]}
+    assert not any(name.startswith("Value") for name in shown)
+    assert {override["matcher"]["options"] for override in TABLE["fieldConfig"]["overrides"]} <= shown
+    assert {column["displayName"] for column in TABLE["options"]["sortBy"]} <= shown
+
+
+def test_colours_are_chosen_in_ways_that_an_older_grafana_knows():
+    """It leaves a panel empty where it does not, as 9.4 does for "shades"."""
+    for panel in PANELS:
+        config = panel["fieldConfig"]
+        chosen = [config["defaults"].get("color", {"mode": "thresholds"})] + [
+            setting["value"]
+            for override in config["overrides"]
+            for setting in override["properties"]
+            if setting["id"] == "color"
+        ]
+        assert {color["mode"] for color in chosen} <= {"fixed", "thresholds"}
+
+
+def test_titles_fit_on_a_screen_of_1440_pixels():
+    for panel in PANELS:
+        assert len(panel["title"]) <= 6 * panel["gridPos"]["w"], panel["title"]
 
 
 def test_its_shape_is_what_grafana_imports():
