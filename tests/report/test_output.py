@@ -181,7 +181,11 @@ def test_json_has_the_documented_keys(tmp_path):
     assert move["place"] == {"file": path, "line": 25, "ts": "2026-11-22T17:12:18.095Z"}
 
 
-@pytest.mark.parametrize("logs", [(rehearsed(3),), (unwell(),), migrated(), (hostile(),)], ids=str)
+@pytest.mark.parametrize(
+    "logs",
+    [(rehearsed(3),), (unwell(),), migrated(), (hostile(),)],
+    ids=["rehearsed", "unwell", "migrated", "hostile"],
+)
 def test_the_page_is_one_well_formed_file_that_asks_for_nothing(tmp_path, logs):
     text = page(found(*written(tmp_path, *logs)))
     text.encode()
