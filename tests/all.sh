@@ -15,6 +15,6 @@ ruff check --quiet .
 mypy
 lint-imports --no-logo
 echo "== fast tests"
-pytest -q -m "not guest and not kernel" "$@"
+pytest -q -n auto --maxprocesses 8 -m "not guest and not kernel" "$@"
 echo "== tests with a Linux guest, and in a virtual machine with the kernel's vhost-vdpa"
 pytest -q -m "guest or kernel" "$@"
