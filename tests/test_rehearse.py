@@ -103,6 +103,8 @@ async def test_a_refusal_is_75_and_says_why(tmp_path: Path) -> None:
     async with instance(tmp_path, spare={"mtu": 1400}) as (daemon, driver):
         found = await rehearse(daemon, "--to", "spare")
         assert (found.code, found.answer["moves"][0]["verdict"]) == (75, "refused")
+        assert found.said.startswith("cvqd: device to spare: refused in prepare: ")
+        assert found.answer["moves"][0]["reason"] in found.said
         found = await rehearse(daemon, "--to", "device")
         assert found.code == 75
         assert "the guest is on 'device'" in found.said

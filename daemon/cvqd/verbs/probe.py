@@ -48,7 +48,8 @@ def _probe(options: argparse.Namespace) -> int:
     from cvqd.host.logging import StructuredLog
     from cvqd.service import probe
 
-    print("cvqd: a probe resets the device", file=sys.stderr)
+    if devices and not options.simulator:
+        print("cvqd: a probe resets the device", file=sys.stderr)
     found: list[Any] = []
     code = 0
     for device in devices:

@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Any, Final
 
 from cvqd.verbs import instances
+from cvqd.verbs.whole_number import up_to
 
 if TYPE_CHECKING:
     import argparse
@@ -20,6 +21,9 @@ ELSEWHERE: Final = 2
 NOWHERE: Final = 3
 #: nothing happened to it
 EX_TEMPFAIL: Final = 75
+
+#: rounds that a daemon makes at most
+MOST: Final = 1000
 
 #: seconds that one move may take: a device that pins a large guest's memory takes its time
 _MOVE: Final = 120.0
@@ -49,7 +53,9 @@ def add(verbs: Verbs) -> None:
         help="where to: one of the configuration's `targets`, or `device` for its device",
     )
     rehearse.add_argument("--back", action="store_true", help="and back to where the guest is now")
-    rehearse.add_argument("--times", metavar="N", type=int, default=1, help="so many rounds, 1 to 1000")
+    rehearse.add_argument(
+        "--times", metavar="N", type=up_to(MOST), default=1, help=f"so many rounds, 1 to {MOST}"
+    )
     rehearse.add_argument(
         "--dry", action="store_true", help="only suspend the device, compare with the target, and resume"
     )
@@ -59,9 +65,11 @@ def _rehearse(options: argparse.Namespace) -> int:
     (path,) = instances.control_sockets(options)
     moves = options.times * (2 if options.back and not options.dry else 1)
     words = {"to": options.to, "back": options.back, "times": options.times, "dry": options.dry}
-    ask = _ask_aloud if sys.stderr.isatty() else _ask
-    answer = ask(path, _MOVE * moves, words)
+    watched = sys.stderr.isatty()
+    answer = (_ask_aloud if watched else _ask)(path, _MOVE * moves, words)
     print(json.dumps(answer, indent=2))
+    if not watched and (why := shortcoming(answer)):
+        print(f"cvqd: {why}", file=sys.stderr)
     return exit_code(answer)
 
 
@@ -112,6 +120,16 @@ def progress(line: dict[str, Any]) -> str | None:
         case "switchover.finished":
             return f"  blackout {line['blackout_us'] / 1000:9.1f} ms"
     return None
+
+
+def shortcoming(answer: dict[str, Any]) -> str | None:
+    """Why not every move passed, for a log that has no terminal; None where all did."""
+    if answer["verdict"] == "passed":
+        return None
+    if answer["reason"] is not None:
+        return str(answer["reason"])
+    last = answer["moves"][-1]
+    return f"{last['source']} to {last['target']}: {last['verdict']} in {last['phase']}: {last['reason']}"
 
 
 def exit_code(answer: dict[str, Any]) -> int:

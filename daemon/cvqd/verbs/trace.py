@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 from cvqd.verbs import instances
 from cvqd.verbs.failure import OutputError
+from cvqd.verbs.whole_number import up_to
 
 if TYPE_CHECKING:
     import argparse
@@ -40,7 +41,7 @@ def add(verbs: Verbs) -> None:
         metavar="FILE",
         help="write a pcapng capture too; to standard output, and nothing else, for -",
     )
-    trace.add_argument("--count", metavar="N", type=int, help="end after so many commands")
+    trace.add_argument("--count", metavar="N", type=up_to(), help="end after so many commands")
 
 
 def _trace(options: argparse.Namespace) -> int:
