@@ -152,8 +152,16 @@ def test_format_auto_is_for_people_on_a_terminal_and_json_elsewhere(setup: Setup
         os.close(theirs)
     assert re.match(r"\d\d:\d\d:\d\d\.\d{3} \[info +\] service\.stopping +.*signal=SIGTERM", shown)
     assert "run_id" not in shown
+    assert "instance" not in shown
     setup.log(format="auto").emit("service.stopped")
     assert setup.lines()[0]["event"] == "service.stopped"
+
+
+def test_people_see_fields_in_the_order_of_the_catalogue_and_lists_as_words(setup: Setup):
+    setup.log(format="console").emit(
+        "isolation.verdict", verdict="shared", queues=["0: group 0", "1: group 0"], reason="one group"
+    )
+    assert setup.text().rstrip().endswith("verdict=shared queues='0: group 0, 1: group 0' reason='one group'")
 
 
 def test_dropped_lines_are_told_and_leave_a_gap_in_seq():

@@ -181,15 +181,19 @@ def to_json(line: Line) -> str:
 
 
 def for_people(*, colors: bool) -> Callable[[Line], str]:
-    """What a terminal need not show is left out."""
+    """What a terminal need not show is left out; fields stay in the order of the catalogue."""
     # 50 ms of imports that a daemon with a log file does without
     import structlog  # noqa: PLC0415
 
-    renderer = structlog.dev.ConsoleRenderer(colors=colors)
+    renderer = structlog.dev.ConsoleRenderer(colors=colors, sort_keys=False)
 
     def render(line: Line) -> str:
-        for key in ("schema", "mono_ns", "seq", "run_id", "device"):
+        # a terminal has one daemon, and that one instance
+        for key in ("schema", "mono_ns", "seq", "run_id", "instance", "device"):
             del line[key]
+        for key, value in line.items():
+            if isinstance(value, list):
+                line[key] = ", ".join(map(str, value))
         line["timestamp"] = line.pop("ts")[11:-1]
         return renderer(None, line["level"], line)
 
