@@ -74,6 +74,10 @@ def test_version_and_capabilities_are_on_standard_output():
         ["probe", "--simulator", "vdpa0"],
         ["announce"],
         ["announce", "vm0", "--config", "a.yaml"],
+        ["trace", "vm0", "--count", "0"],
+        ["rehearse", "vm0", "--to", "spare", "--times", "0"],
+        ["rehearse", "vm0", "--to", "spare", "--times", "1001"],
+        ["rehearse", "vm0", "--to", "spare", "--times", "two"],
     ],
 )
 def test_a_wrong_command_line_is_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]):
@@ -139,7 +143,7 @@ def test_status_without_a_name_asks_every_instance(tmp_path: Path, monkeypatch: 
 def test_probe_shows_the_simulator_to_people_and_programs():
     shown = cvqd("probe", "--simulator")
     assert shown.returncode == 0
-    assert "resets the device" in shown.stderr
+    assert shown.stderr == "", "there is no device whose user would want to know of a reset"
     assert "isolation     isolated" in shown.stdout.splitlines()
     found = json.loads(cvqd("probe", "--simulator", "--json").stdout)
     assert set(found) == {"schema", "device", "isolation"}
@@ -158,6 +162,7 @@ def test_probe_gives_the_reason_where_the_queue_cannot_be_isolated(tmp_path: Pat
 def test_probe_of_a_device_that_is_not_there_is_unavailable():
     found = cvqd("probe", "/dev/vhost-vdpa-nowhere", "--json")
     assert (found.returncode, found.stdout) == (69, "")
+    assert "a probe resets the device" in found.stderr
     assert "/dev/vhost-vdpa-nowhere: " in found.stderr
     assert "Traceback" not in found.stderr
 
@@ -194,13 +199,16 @@ def test_run_refuses_a_device_that_cannot_isolate(tmp_path: Path):
     assert found.returncode == 78
     event = last_event(found)
     assert (event["event"], event["blame"], event["exit_code"]) == ("service.failed", "IsolationError", 78)
-    assert "shares group 0" in event["reason"]
+    assert event["reason"] == (
+        "isolation is required: control queue 2: queue 2 shares group 0 with queues 0, 1;"
+        " `isolation: prefer` would let it share"
+    )
 
 
 def test_run_says_when_its_socket_cannot_be_made(tmp_path: Path):
     found = failing(tmp_path, frontend={"socket": str(tmp_path / "none" / "vm0.sock")})
     assert found.returncode == 73
-    assert last_event(found)["reason"].endswith(f"the directory {tmp_path}/none does not exist")
+    assert f"the directory {tmp_path}/none does not exist" in last_event(found)["reason"]
 
 
 def test_run_with_a_bad_configuration_says_what_check_config_says(tmp_path: Path):

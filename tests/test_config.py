@@ -206,9 +206,9 @@ def test_the_simulators_defaults_are_those_of_its_specification():
         (MINIMAL + "control_queue: {deadline: 1h}\n", "2:27: control_queue.deadline: '1h' is no duration"),
         (
             MINIMAL + "control_queue: {deadline: 0s}\n",
-            "2:27: control_queue.deadline: 0ms is not within 1ms and",
+            "2:27: control_queue.deadline: 0ms is not between 1ms and",
         ),
-        (MINIMAL + "control_queue: {deadline: 61}\n", "2:27: control_queue.deadline: 61s is not within"),
+        (MINIMAL + "control_queue: {deadline: 61}\n", "2:27: control_queue.deadline: 61s is not between"),
         (
             MINIMAL + "control_queue: {max_command: 64KB}\n",
             "2:30: control_queue.max_command: unit 'KB' is none of B, KiB, MiB; did you mean KiB?",
@@ -219,7 +219,7 @@ def test_the_simulators_defaults_are_those_of_its_specification():
         ),
         (
             MINIMAL + "control_queue: {max_command: 17MiB}\n",
-            "2:30: control_queue.max_command: 17MiB is not within 256B and 16MiB",
+            "2:30: control_queue.max_command: 17MiB is not between 256B and 16MiB",
         ),
         (
             MINIMAL + "policy: {mac: {change: refuse}}\n",
@@ -252,17 +252,17 @@ def test_the_simulators_defaults_are_those_of_its_specification():
         ),
         (MINIMAL + "policy: {vlans: 5}\n", "2:17: policy.vlans: '5' is none of all, none"),
         (MINIMAL + "policy: {vlans: []}\n", "2:17: policy.vlans: an empty list; write none"),
-        (MINIMAL + "policy: {vlans: [1, 0]}\n", "2:21: policy.vlans[1]: 0 is not within 1 and 4094"),
-        (MINIMAL + "policy: {vlans: [4000-5000]}\n", "2:18: policy.vlans[0]: 4000-5000 is not within 1 and"),
+        (MINIMAL + "policy: {vlans: [1, 0]}\n", "2:21: policy.vlans[1]: 0 is not between 1 and 4094"),
+        (MINIMAL + "policy: {vlans: [4000-5000]}\n", "2:18: policy.vlans[0]: 4000-5000 is not between 1 and"),
         (MINIMAL + "policy: {vlans: [9-3]}\n", "2:18: policy.vlans[0]: 9-3 ends before it begins"),
         (
             MINIMAL + "policy: {vlans: [a-b]}\n",
             "2:18: policy.vlans[0]: 'a-b' is neither a VLAN id nor a range",
         ),
-        (MINIMAL + "policy: {pairs: 0}\n", "2:17: policy.pairs: 0 is not within 1 and 32768"),
+        (MINIMAL + "policy: {pairs: 0}\n", "2:17: policy.pairs: 0 is not between 1 and 32768"),
         (
             MINIMAL + "policy: {mac_table: {unicast: -1}}\n",
-            "2:31: policy.mac_table.unicast: -1 is not within 0 and 1000000",
+            "2:31: policy.mac_table.unicast: -1 is not between 0 and 1000000",
         ),
         (
             MINIMAL + "policy: {mac_tables: {}}\n",
@@ -275,7 +275,7 @@ def test_the_simulators_defaults_are_those_of_its_specification():
         ),
         (MINIMAL + 'state: {directory: "/a\\0b"}\n', "2:20: state.directory: '/a\\x00b' has unprintable"),
         (MINIMAL + "log: {level: loud}\n", "2:14: log.level: 'loud' is none of debug, info, warning, error"),
-        ("device: {kind: simulator, mtu: 67}\n", "1:32: device.mtu: 67 is not within 68 and 65535"),
+        ("device: {kind: simulator, mtu: 67}\n", "1:32: device.mtu: 67 is not between 68 and 65535"),
         (
             "device: {kind: simulator, mac: 01:00:00:00:00:00}\n",
             "1:32: device.mac: 01:00:00:00:00:00 is no st",

@@ -44,7 +44,7 @@ def written(tmp_path: Path) -> Callable[..., str]:
 
 
 def test_a_file_is_shown_to_people(written: Any, capsys: Any):
-    rings = (RingBase(0, 256, 7), RingBase(1, 256, None))
+    rings = (RingBase(0, 256, 7), RingBase(1, 256, None), RingBase(2, 256, None))
     config = NetConfig(MAC, mtu=9000).encode()
     file = written(
         TrackedState(MAC, vlans=0b100110),
@@ -55,10 +55,10 @@ def test_a_file_is_shown_to_people(written: Any, capsys: Any):
     assert cli.main(["snapshot", "show", file]) == 0
     shown = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()]
     for row in (
-        ["snapshot", "of simulator simulator"],
+        ["snapshot", "of simulator"],
         ["features", "MAC MQ"],
         ["offered", "8 pairs, MTU 9000"],
-        ["rings", "0: 256 at 7, 1: 256 running"],
+        ["rings", "0: 256 entries, at 7; 1-2: 256 entries, running"],
         ["mac", "52:54:00:00:00:01"],
         ["vlans", "1-2 5"],
     ):

@@ -219,6 +219,9 @@ def test_a_guest_that_does_without_something_is_shown_by_that():
     assert "  declined    MQ CTRL_MAC_ADDR VERSION_1\n  beside      RING_PACKED\n" in text
     shown["frontend"] = status.frontend_status(DEVICE)
     assert "  declined    -\n" in render(shown)
+    shown["frontend"] = status.frontend_status(0)
+    assert "front-end     connected\n" in render(shown)
+    assert "declined" not in render(shown)
 
 
 def test_outcomes_have_a_column_where_there_are_some():

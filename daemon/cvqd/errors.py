@@ -89,6 +89,10 @@ class IsolationError(DeviceError):
     def __init__(self, reason: str) -> None:
         super().__init__("isolation", errno_names.EOPNOTSUPP, reason)
 
+    def __str__(self) -> str:
+        # no call was refused: the operator's choice meets what the device is
+        return f"isolation is required: {self.reason}; `isolation: prefer` would let it share"
+
 
 class RequestError(CvqdError):
     """What an operator asked of a running instance cannot be done now; nobody is to blame."""
@@ -141,7 +145,7 @@ class StateError(CvqdError):
     """
 
     def __init__(self, path: str, errno: int, reason: str) -> None:
-        super().__init__(f"{path}: {reason}")
+        super().__init__(f"state cannot be kept: {path}: {reason}")
         self.path = path
         self.errno = errno
         self.reason = reason

@@ -42,7 +42,7 @@ class Metric:
 Reading = int | float | Mapping[tuple[str, ...], int | float] | Histogram
 
 _ALL: Final = (
-    Metric("cvqd_up", "gauge", "1 if the instance answered, 0 if its control socket is there and silent"),
+    Metric("cvqd_up", "gauge", "1 if the instance answered, 0 if it did not"),
     Metric("cvqd_build", "info", "what runs", ("version",)),
     Metric(
         "cvqd_start_time_seconds", "gauge", "when the instance began, in seconds since 1970", unit="seconds"

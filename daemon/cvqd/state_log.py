@@ -195,7 +195,7 @@ def keep_state(config: Config, log: EventLog) -> StateLog | NothingKept:
         if config.state.directory is not None:
             raise
         log.emit("state.not_kept", path=error.path, reason=error.reason)
-        return NothingKept(str(error))
+        return NothingKept(f"{error.path}: {error.reason}")
 
 
 def _bytes(change: Change) -> bytes:

@@ -81,7 +81,8 @@ def test_another_kind_of_file_is_left_alone(path: Path):
 
 def test_a_missing_directory_is_named(path: Path):
     directory = path.with_name("none")
-    assert refused(directory / "a.sock").reason == f"the directory {directory} does not exist"
+    reason = refused(directory / "a.sock").reason
+    assert reason == f"the directory {directory} does not exist; make it, or configure another place"
 
 
 def test_the_successors_socket_is_not_removed(path: Path):

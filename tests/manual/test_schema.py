@@ -95,9 +95,9 @@ BEYOND = (
     "yaml: ",  # no document at all
     "duplicate key",
     "tag tag:yaml.org",
-    "deadline: 0ms is not within",  # the range of a number with a unit
-    "17MiB is not within",
-    "4000-5000 is not within",
+    "deadline: 0ms is not between",  # the range of a number with a unit
+    "17MiB is not between",
+    "4000-5000 is not between",
     "9-3 ends before it begins",
     "unprintable",
     "cannot be left out",

@@ -82,7 +82,7 @@ def vlan_range() -> Scalar:
             raise ValueError(f"{text[:48]!a} is neither a VLAN id nor a range such as 100-199")
         first, last = int(match[1]), int(match[2] or match[1])
         if not 1 <= first <= _LAST_VLAN or not 1 <= last <= _LAST_VLAN:
-            raise ValueError(f"{text} is not within 1 and 4094")
+            raise ValueError(f"{text} is not between 1 and 4094")
         if last < first:
             raise ValueError(f"{text} ends before it begins")
         return range(first, last + 1)

@@ -177,7 +177,7 @@ N = TypeVar("N", int, float)
 
 def _within(value: N, low: N, high: N, show: Callable[[N], str]) -> N:
     if not low <= value <= high:
-        raise ValueError(f"{show(value)} is not within {show(low)} and {show(high)}")
+        raise ValueError(f"{show(value)} is not between {show(low)} and {show(high)}")
     return value
 
 

@@ -92,7 +92,7 @@ def _unlink_own(path: str, made: os.stat_result) -> None:
 def _cause(path: str, error: OSError) -> str:
     directory = os.path.dirname(path)  # noqa: PTH120
     if isinstance(error, FileNotFoundError):
-        return f"the directory {directory} does not exist"
+        return f"the directory {directory} does not exist; make it, or configure another place"
     if isinstance(error, PermissionError):
         return f"no permission to make it in {directory}"
     return error.strerror or str(error)

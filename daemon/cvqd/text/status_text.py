@@ -130,7 +130,8 @@ def _frontend(offered: Sequence[str], frontend: Mapping[str, Any], width: int) -
     """What the guest did without is shorter than what it took."""
     yield _row("front-end", "connected" if frontend.get("connected") else "none")
     taken = frontend.get("features", ())
-    if frontend.get("connected"):
+    # before it has chosen it has declined nothing: VERSION_1 at least is always taken
+    if taken:
         yield from _wrapped("declined", [name for name in offered if name not in taken] or ["-"], width)
         yield from _wrapped("beside", [name for name in taken if name not in offered], width)
     yield from _wrapped("bridged", map(str, frontend.get("bridged", ())), width)
@@ -160,15 +161,17 @@ def _place(queue: Mapping[str, Any]) -> tuple[str, Any, Any, str]:
 
 
 def _snapshot(snapshot: Mapping[str, Any], width: int) -> Iterator[str]:
-    yield _row("snapshot", f"of {snapshot.get('origin', '')}")
+    yield _row("snapshot", f"of {' '.join(dict.fromkeys(snapshot.get('origin', '').split()))}")
     yield from _wrapped("features", snapshot.get("features", ()), width)
     config = snapshot.get("config", {})
     yield _row("offered", f"{snapshot.get('max_pairs', '')} pairs, MTU {config.get('mtu', '')}", 2)
     rings = [
-        f"{ring['index']}: {ring['num']} {'running' if ring['base'] is None else 'at ' + str(ring['base'])}"
-        for ring in snapshot.get("rings", ())
+        f"{'-'.join(_ends(run))}: {num} entries, {'running' if base is None else f'at {base}'}"
+        for (num, base), run in groupby(
+            snapshot.get("rings", ()), key=lambda ring: (ring["num"], ring["base"])
+        )
     ]
-    yield from _wrapped("rings", _joined(_few(rings, 16)), width)
+    yield from _wrapped("rings", _joined(_few(rings, 16), ";"), width)
 
 
 def _state(state: Mapping[str, Any], width: int) -> Iterator[str]:
@@ -243,8 +246,14 @@ def _commands(commands: Sequence[Mapping[str, Any]], width: int) -> Iterator[str
         name = ""
 
 
-def _joined(words: Sequence[str]) -> list[str]:
-    return [f"{word}," for word in words[:-1]] + list(words[-1:])
+def _ends(run: Iterable[Mapping[str, Any]]) -> list[str]:
+    """First and last index of rings that follow each other; of one ring, its own."""
+    indices = [str(ring["index"]) for ring in run]
+    return list(dict.fromkeys((indices[0], indices[-1])))
+
+
+def _joined(words: Sequence[str], mark: str = ",") -> list[str]:
+    return [f"{word}{mark}" for word in words[:-1]] + list(words[-1:])
 
 
 def _few(words: Sequence[str], most: int) -> list[str]:
