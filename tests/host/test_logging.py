@@ -161,7 +161,7 @@ def test_people_see_fields_in_the_order_of_the_catalogue_and_lists_as_words(setu
     setup.log(format="console").emit(
         "isolation.verdict", verdict="shared", queues=["0: group 0", "1: group 0"], reason="one group"
     )
-    assert setup.text().rstrip().endswith("verdict=shared queues='0: group 0, 1: group 0' reason='one group'")
+    assert setup.text().rstrip().endswith("verdict=shared queues='0: group 0; 1: group 0' reason='one group'")
 
 
 def test_dropped_lines_are_told_and_leave_a_gap_in_seq():

@@ -193,7 +193,7 @@ def for_people(*, colors: bool) -> Callable[[Line], str]:
             del line[key]
         for key, value in line.items():
             if isinstance(value, list):
-                line[key] = ", ".join(map(str, value))
+                line[key] = "; ".join(map(str, value))
         line["timestamp"] = line.pop("ts")[11:-1]
         return renderer(None, line["level"], line)
 
