@@ -8,7 +8,8 @@ import jsonschema
 import pytest
 import yaml
 
-import test_config
+import test_config_mistakes
+from config_texts import MINIMAL, SIMULATOR
 from cvqd import config
 from cvqd.config import parse
 from cvqd.config.fields import DEFAULTS, Field, ListOf, MapOf, Section, Union
@@ -56,31 +57,22 @@ def test_the_examples_pass_and_name_the_schema(name: str):
 
 RIGHT = [
     config_page.EXAMPLE,
-    test_config.MINIMAL,
-    test_config.SIMULATOR,
-    test_config.MINIMAL + "log:\n  # level: debug\n",
+    MINIMAL,
+    SIMULATOR,
+    MINIMAL + "log:\n  # level: debug\n",
     "device: {kind: vhost-vdpa, vdpa: vdpa0, mac: 00:00:00:00:00:01}\n",
     "device: {kind: simulator, datapath: {kind: tap, interface: tap0}}\n",
     "device: {kind: simulator, datapath: {kind: peer, bind: /a, connect: /b}}\n",
     "device: {kind: simulator, features: [VERSION_1, ACCESS_PLATFORM], faults: []}\n",
     'device: {kind: simulator, faults: [{command: "*", action: delay, delay: 0.5}]}\n',
-    test_config.MINIMAL + "targets: {spare: {kind: vhost-vdpa, path: /dev/vhost-vdpa-1}}\n",
-    *(test_config.MINIMAL + f"frontend: {{mode: {mode}}}\n" for mode in ("0660", "660", '"0660"', '"600"')),
-    *(test_config.MINIMAL + f"frontend: {{inband: {truth}}}\n" for truth in ("true", "False", "yes", "off")),
-    *(
-        test_config.MINIMAL + f"control_queue: {{deadline: {time}}}\n"
-        for time in ("1s", "1.5 s", "20ms", "2")
-    ),
-    *(
-        test_config.MINIMAL + f"control_queue: {{max_command: {size}}}\n"
-        for size in ("4096", "1 MiB", "64KiB")
-    ),
-    *(test_config.MINIMAL + f"policy: {{vlans: {vlans}}}\n" for vlans in ("all", "none", "[1, 5 - 9, 4094]")),
-    *(
-        test_config.MINIMAL + f"policy: {{mac: {{change: {to}}}}}\n"
-        for to in ("allowed", "[52:*, 0A:0b:0c:0d:0e:0f]")
-    ),
-    test_config.MINIMAL + "policy: {mac: , mac_table: {unicast: 0}, pairs: 32768}\n",
+    MINIMAL + "targets: {spare: {kind: vhost-vdpa, path: /dev/vhost-vdpa-1}}\n",
+    *(MINIMAL + f"frontend: {{mode: {mode}}}\n" for mode in ("0660", "660", '"0660"', '"600"')),
+    *(MINIMAL + f"frontend: {{inband: {truth}}}\n" for truth in ("true", "False", "yes", "off")),
+    *(MINIMAL + f"control_queue: {{deadline: {time}}}\n" for time in ("1s", "1.5 s", "20ms", "2")),
+    *(MINIMAL + f"control_queue: {{max_command: {size}}}\n" for size in ("4096", "1 MiB", "64KiB")),
+    *(MINIMAL + f"policy: {{vlans: {vlans}}}\n" for vlans in ("all", "none", "[1, 5 - 9, 4094]")),
+    *(MINIMAL + f"policy: {{mac: {{change: {to}}}}}\n" for to in ("allowed", "[52:*, 0A:0b:0c:0d:0e:0f]")),
+    MINIMAL + "policy: {mac: , mac_table: {unicast: 0}, pairs: 32768}\n",
 ]
 
 
@@ -107,7 +99,7 @@ BEYOND = (
 )
 WRONG = [
     text
-    for mark in test_config.test_a_mistake_is_reported_with_its_place_and_reason.pytestmark
+    for mark in test_config_mistakes.test_a_mistake_is_reported_with_its_place_and_reason.pytestmark
     for text, reason in mark.args[1]
     if reason != "1:" and (not any(words in reason for words in BEYOND) or "expected a mapping" in reason)
 ]
