@@ -40,8 +40,8 @@ systemd-sysusers "$prefix/lib/sysusers.d/cvqd.conf"
 systemd-tmpfiles --create "$prefix/lib/tmpfiles.d/cvqd.conf"
 systemctl daemon-reload
 # a machine without hardware, such as a container, does without
-if command -v udevadm >/dev/null; then
+if [ -S /run/udev/control ]; then
     udevadm control --reload
-    udevadm trigger --action=change --sysname-match='vhost-vdpa-*'
+    udevadm trigger --action=change --subsystem-match=vdpa --settle
 fi
 echo "installed; write /etc/cvqd/NAME.yaml, then: systemctl enable --now cvqd@NAME"
