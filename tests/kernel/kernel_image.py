@@ -1,10 +1,11 @@
 """What the test machine boots: Debian's stock kernel with the vDPA simulator added.
 
 Debian ships vhost_vdpa but not the simulator; the simulator's sources are in
-its source package and build out of tree.  Nothing is installed: packages are
-downloaded and unpacked into a cache (``CVQD_CACHE``, else ``XDG_CACHE_HOME``,
-else ``.cache`` in the checkout) under a key of package version and of the files
-here, so that a second run builds nothing.
+its source package and build out of tree.  Beside them is Debian's udev, which a
+systemd inside needs.  Nothing is installed: packages are downloaded and unpacked
+into a cache (``CVQD_CACHE``, else ``XDG_CACHE_HOME``, else ``.cache`` in the
+checkout) under a key of package version and of the files here, so that a second
+run builds nothing.
 """
 
 from __future__ import annotations
@@ -68,12 +69,16 @@ _SCRATCH = "kernel-build-"
 
 
 class KernelImage(NamedTuple):
-    """Two files for QEMU, the kernel's release, the modules of a guest's network card in loading order."""
+    """Two files for QEMU, the kernel's release, the modules of a guest's network card in loading order.
+
+    ``udev`` is an archive of its files, below ``/``.
+    """
 
     kernel: Path
     initramfs: Path
     release: str
     guest_modules: tuple[Path, ...]
+    udev: Path
 
 
 class _Packages(NamedTuple):
@@ -105,7 +110,9 @@ def kernel_image() -> KernelImage:
         if not folder.exists():
             _build(packages, folder)
     modules = tuple(folder / f"{Path(name).name}.ko" for name in _FOR_A_GUEST)
-    return KernelImage(folder / "vmlinux", folder / "initramfs", packages.release, modules)
+    return KernelImage(
+        folder / "vmlinux", folder / "initramfs", packages.release, modules, folder / "udev.tar"
+    )
 
 
 def _cache() -> Path:
@@ -153,6 +160,7 @@ def _build(packages: _Packages, folder: Path) -> None:
         (result / "initramfs").write_bytes(_initramfs(modules, built, _build_init(scratch)))
         for name in _FOR_A_GUEST:
             (result / f"{Path(name).name}.ko").write_bytes(_module(modules, name))
+        (result / "udev.tar").write_bytes(_udev(scratch))
         result.rename(folder)
         _forget_old(folder.parent)
     finally:
@@ -174,6 +182,13 @@ def _unpack(packages: _Packages, scratch: Path) -> Path:
         _do(["dpkg-deb", "-x", package, root], scratch)
         package.unlink()
     return root
+
+
+def _udev(scratch: Path) -> bytes:
+    """The package's files; the libraries that it wants, systemd on this host wants too."""
+    _do(["apt-get", "download", "udev"], scratch)
+    (package,) = scratch.glob("udev_*.deb")
+    return subprocess.run(["dpkg-deb", "--fsys-tarfile", package], check=True, capture_output=True).stdout
 
 
 def _build_modules(packages: _Packages, root: Path, scratch: Path) -> Path:

@@ -6,7 +6,7 @@ import site
 import sys
 from typing import TYPE_CHECKING
 
-from kernel.kernel_image import CHECKOUT, HERE
+from kernel.kernel_image import CHECKOUT, HERE, kernel_image
 
 if TYPE_CHECKING:
     from kernel.virtual_machine import VirtualMachine
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def start(machine: VirtualMachine) -> tuple[str, ...]:
     """Start it; what to put before a command that is to run under it, in the checkout."""
-    words = [CHECKOUT, sys.base_prefix, site.getsitepackages()[0]]
+    words = [CHECKOUT, sys.base_prefix, site.getsitepackages()[0], kernel_image().udev]
     started = machine.run(["sh", HERE / "start_systemd.sh", *words], timeout=60)
     assert started.code == 0, started
     # the root of a mount namespace is the one from before init's chroot

@@ -91,7 +91,7 @@ def test_qemus_network_card_is_served_where_its_control_queue_may_be_shared(card
     run_inside(card_machine, CARD)
 
 
-# its daemon starts six times; five minutes were measured beside other work on two processors
+# its daemon starts seven times; five minutes were measured beside other work on two processors
 @pytest.mark.timeout(900)
 def test_an_instance_lives_under_systemd(systemd_machine):
     machine, under = systemd_machine

@@ -9,11 +9,12 @@ from __future__ import annotations
 import grp
 import json
 import os
-import shutil
+import re
 import signal
 import stat
 import subprocess
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,7 +31,8 @@ UNIT = "cvqd@vm0.service"
 FRONTEND, CONTROL = "/run/cvqd/vm0.sock", "/run/cvqd/vm0.control"
 NODE = "/dev/vhost-vdpa-0"
 CONFIG = Path("/etc/cvqd/vm0.yaml")
-CONTENT = "device: {kind: vhost-vdpa, path: /dev/vhost-vdpa-0}\nlog: {level: debug}\n"
+CONTENT = "device: {kind: vhost-vdpa, vdpa: vdpa0}\nlog: {level: debug}\n"
+DEVICE_UNIT = "sys-subsystem-vdpa-devices-vdpa0.device"
 #: sd-daemon(3)
 PRIORITIES = {"debug": "7", "info": "6", "warning": "4", "error": "3"}
 #: seconds for a start on an emulated processor
@@ -102,19 +104,48 @@ async def guest(memory=None):
                 driven.close()
 
 
+def bind_to_the_device():
+    """What the README says of it, word for word."""
+    (drop_in,) = re.findall(
+        r"^```ini\n(.*?)^```", (CHECKOUT / "README.md").read_text(), re.DOTALL | re.MULTILINE
+    )
+    assert DEVICE_UNIT in drop_in
+    folder = Path(f"/etc/systemd/system/{UNIT}.d")
+    folder.mkdir()
+    (folder / "override.conf").write_text(drop_in)
+    systemctl("reenable", UNIT)
+
+
+async def reached(*states):
+    """Return when the unit is in one of these states; the journal has a line for every change of it."""
+    command = ["journalctl", "-u", UNIT, "--follow", "--lines=1", "-o", "cat"]
+    with trio.fail_after(START):
+        async with trio.open_nursery() as nursery:
+            journal = await nursery.start(partial(trio.run_process, command, stdout=subprocess.PIPE))
+            async for _ in journal.stdout:
+                if shown("ActiveState") in states:
+                    break
+            nursery.cancel_scope.cancel()
+
+
 def test_one_command_installs_groups_directories_and_access_to_the_nodes():
+    assert found(NODE)[:2] == (0o600, "root")
     done = does("sh", str(CHECKOUT / "systemd/install.sh"), "/opt/cvqd/cvqd")
     assert done.returncode == 0, done
     assert "systemctl enable --now cvqd@NAME" in done.stdout
     assert found("/run/cvqd").mode == 0o755
-    if shutil.which("udevadm"):
-        does("udevadm", "settle")
-    else:
-        # a machine without udev: what its rule would do
-        shutil.chown(NODE, group="kvm")
-        Path(NODE).chmod(0o660)
     assert found(NODE)[:2] == (0o660, "kvm")
     CONFIG.write_text(CONTENT)
+
+
+def test_udev_takes_the_rule_without_a_word_and_tells_systemd_of_the_device():
+    told = does("udevadm", "info", "--query=property", "/sys/bus/vdpa/devices/vdpa0").stdout.splitlines()
+    assert {f"VHOST_VDPA_NODE={NODE}", "CURRENT_TAGS=:systemd:", "SYSTEMD_READY=1"} <= set(told)
+    assert does("systemctl", "is-active", DEVICE_UNIT).stdout == "active\n"
+    does("journalctl", "--sync")
+    said = does("journalctl", "-u", "systemd-udevd", "-o", "cat", "--no-pager").stdout.splitlines()
+    assert said
+    assert not [line for line in said if "70-cvqd.rules" in line or "failed" in line]
 
 
 async def test_what_is_enabled_starts_at_boot_and_has_its_sockets():
@@ -129,12 +160,13 @@ async def test_what_is_enabled_starts_at_boot_and_has_its_sockets():
         assert shown("StatusText") == "serves a front-end"
 
 
-def test_the_process_has_a_user_of_its_own_and_no_privilege():
+def test_the_process_has_a_user_of_its_own_and_no_privilege_but_the_node():
+    process = Path("/proc", shown("MainPID"))
     status = dict(
-        line.split(":\t", 1)
-        for line in Path(f"/proc/{shown('MainPID')}/status").read_text().splitlines()
-        if ":\t" in line
+        line.split(":\t", 1) for line in (process / "status").read_text().splitlines() if ":\t" in line
     )
+    # by its number: the path is that of a mount which is not seen from here
+    assert Path(NODE).stat().st_rdev in {entry.stat().st_rdev for entry in process.glob("fd/*")}
     # systemd.exec(5): the range of dynamic users
     assert all(61184 <= int(user) <= 65519 for user in status["Uid"].split())
     assert str(grp.getgrnam("kvm").gr_gid) in status["Groups"].split()
@@ -225,6 +257,18 @@ async def test_a_front_end_that_connects_starts_it():
     assert shown("ActiveState") == "inactive"
     async with guest():
         assert shown("ActiveState") == "active"
+
+
+async def test_one_that_is_bound_to_its_device_ends_and_starts_with_it_whatever_its_number():
+    bind_to_the_device()
+    assert does("vdpa", "dev", "del", "vdpa0").returncode == 0
+    # failed if it was quicker than the news of the removal, which has systemd stop it
+    await reached("inactive", "failed")
+    assert len(named("device.removed")) == 1
+    for name in ("another", "vdpa0"):
+        assert does("vdpa", "dev", "add", "name", name, "mgmtdev", "vdpasim_net").returncode == 0
+    await reached("active")
+    assert named("device.opened")[-1]["path"] == "/dev/vhost-vdpa-1"
 
 
 def test_all_instances_stop_as_one():
