@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from cvqd.testing.device_driver import Buffer
+from cvqd.testing.driver_ring import Buffer
 from cvqd.wire.split_ring import DESC_NEXT, DESC_WRITE
 
 if TYPE_CHECKING:

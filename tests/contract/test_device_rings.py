@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from cvqd.errors import DeviceError
-from cvqd.testing.device_driver import Buffer, DeviceDriver
+from cvqd.testing.device_driver import DeviceDriver
+from cvqd.testing.driver_ring import Buffer
 from cvqd.wire.net_config import OFFSET_MAC
 from cvqd.wire.net_control import ERR, OK, MacAddrSet
 from cvqd.wire.split_ring import RingAddresses

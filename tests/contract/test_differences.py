@@ -18,7 +18,8 @@ from cvqd.errors import DeviceError
 from cvqd.host import shared_memory
 from cvqd.simulator.device import SimulatedDevice
 from cvqd.simulator.spec import SimulatorSpec
-from cvqd.testing.device_driver import NET_HEADER, Buffer, DeviceDriver
+from cvqd.testing.device_driver import NET_HEADER, DeviceDriver
+from cvqd.testing.driver_ring import Buffer
 from cvqd.testing.events import EventRecorder
 from cvqd.wire.net_control import ERR, OK, MacAddrSet
 from cvqd.wire.split_ring import RingAddresses

@@ -9,7 +9,8 @@ import pytest
 
 from cvqd.simulator.device import SimulatedDevice
 from cvqd.simulator.spec import SimulatorSpec
-from cvqd.testing.device_driver import Buffer, DeviceDriver
+from cvqd.testing.device_driver import DeviceDriver
+from cvqd.testing.driver_ring import Buffer
 from cvqd.wire.net_control import Coalescing, CoalRxSet, CoalTxSet
 from ip_frames import ip_frame
 

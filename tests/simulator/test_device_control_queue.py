@@ -13,7 +13,8 @@ import trio.testing
 from cvqd.simulator.cvq import BUDGET, MAX_REQUEST
 from cvqd.simulator.device import SimulatedDevice
 from cvqd.simulator.spec import Fault, FaultAction, Groups, SimulatorSpec
-from cvqd.testing.device_driver import USUAL_FEATURES, Buffer, DeviceDriver, DriverRing
+from cvqd.testing.device_driver import USUAL_FEATURES, DeviceDriver
+from cvqd.testing.driver_ring import Buffer, DriverRing
 from cvqd.wire import net_config
 from cvqd.wire.net_control import ERR, OK, AnnounceAck, MacAddrSet, MacTableSet, VlanAdd, VqPairsSet
 from cvqd.wire.split_ring import DESC_INDIRECT, DESC_NEXT, Descriptor

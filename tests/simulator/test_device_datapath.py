@@ -8,7 +8,8 @@ import trio.testing
 from cvqd.simulator.datapath import BUDGET, MAX_FRAME
 from cvqd.simulator.device import SimulatedDevice
 from cvqd.simulator.spec import Groups, SimulatorSpec
-from cvqd.testing.device_driver import NET_HEADER, USUAL_FEATURES, Buffer, DeviceDriver
+from cvqd.testing.device_driver import NET_HEADER, USUAL_FEATURES, DeviceDriver
+from cvqd.testing.driver_ring import Buffer
 from cvqd.wire.net_control import (
     OK,
     MacAddrSet,

@@ -8,7 +8,8 @@ import pytest
 
 from cvqd.simulator.device import SimulatedDevice
 from cvqd.simulator.spec import SimulatorSpec
-from cvqd.testing.device_driver import Buffer, DeviceDriver
+from cvqd.testing.device_driver import DeviceDriver
+from cvqd.testing.driver_ring import Buffer
 from cvqd.wire.net_control import OK, MacAddrSet
 from cvqd.wire.split_ring import Descriptor, ring_sizes
 

@@ -8,7 +8,8 @@ import pytest
 
 from cvqd.simulator.packet import parse
 from cvqd.simulator.steering import Hasher
-from cvqd.testing.device_driver import USUAL_FEATURES, Buffer
+from cvqd.testing.device_driver import USUAL_FEATURES
+from cvqd.testing.driver_ring import Buffer
 from cvqd.wire.net_control import ERR, OK, GuestOffloadsSet, HashConfig, HashType, RssConfig, VqPairsSet
 from cvqd.wire.virtio import Feature
 from ip_frames import ip_frame

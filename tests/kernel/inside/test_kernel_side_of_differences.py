@@ -13,7 +13,8 @@ import trio
 
 from contract.test_differences import BROADCAST, DIFFERENCES, MAC, NEGOTIATED, PAGE, SET_MAC, frame
 from cvqd.host import shared_memory
-from cvqd.testing.device_driver import NET_HEADER, Buffer, DeviceDriver
+from cvqd.testing.device_driver import NET_HEADER, DeviceDriver
+from cvqd.testing.driver_ring import Buffer
 from cvqd.wire.net_control import ERR, OK, MacAddrSet
 from cvqd.wire.split_ring import RingAddresses
 from cvqd.wire.vhost_vdpa import Access, BatchMark, Map, Unmap
