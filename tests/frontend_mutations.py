@@ -32,7 +32,8 @@ import trio.testing
 
 from cvqd.testing.driver import GuestMemory
 from cvqd.testing.net_driver import NetDriver
-from cvqd.testing.sequences import INBAND, ORDERS, GuestSetup, Order, Sequence, Step
+from cvqd.testing.sequences import INBAND, ORDERS, Order, Sequence
+from cvqd.testing.steps import GuestSetup, Step
 from cvqd.wire import vhost_user_payloads as payloads
 from cvqd.wire.net_control import MacAddrSet, RxMode, RxModeSet, VqPairsSet
 from cvqd.wire.ring_format import RingFormat

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from cvqd.core.site_policy import SitePolicy
     from cvqd.owner import Owner
     from cvqd.state_keeper import StateKeeper
-    from cvqd.testing.sequences import GuestSetup
+    from cvqd.testing.steps import GuestSetup
 
 MAC_A = bytes.fromhex("525400aa0001")
 MAC_B = bytes.fromhex("525400bb0002")

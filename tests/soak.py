@@ -35,7 +35,8 @@ import trio
 import soak_picture
 from cvqd.testing.daemon import DaemonProcess, simulator_config
 from cvqd.testing.driver import GuestMemory
-from cvqd.testing.frontend import FrontEnd, FrontEndError
+from cvqd.testing.frontend import FrontEnd
+from cvqd.testing.frontend_connection import FrontEndError
 from cvqd.testing.net_driver import NetDriver
 from cvqd.testing.sequences import ORDERS
 from cvqd.testing.uml import UmlError, UmlGuest

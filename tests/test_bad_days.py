@@ -20,7 +20,8 @@ from cvqd.errors import DeviceError, UnavailableError
 from cvqd.simulator.spec import Fault, FaultAction, SimulatorSpec
 from cvqd.testing.daemon import DaemonProcess, simulator_config
 from cvqd.testing.driver import GuestMemory
-from cvqd.testing.frontend import FrontEnd, FrontEndError
+from cvqd.testing.frontend import FrontEnd
+from cvqd.testing.frontend_connection import FrontEndError
 from cvqd.testing.net_driver import NetDriver
 from cvqd.testing.sequences import ORDERS
 from cvqd.wire.net_control import ERR, OK, MacAddrSet

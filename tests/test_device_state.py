@@ -25,7 +25,7 @@ from cvqd.host.logging import StructuredLog
 from cvqd.simulator.spec import SimulatorSpec
 from cvqd.snapshots import load, taken
 from cvqd.testing.events import EventRecorder
-from cvqd.testing.frontend import FrontEndError
+from cvqd.testing.frontend_connection import FrontEndError
 from cvqd.wire import snapshot
 from cvqd.wire.net_control import MacAddrSet, MacTableSet, RxMode, RxModeSet, VlanAdd, VqPairsSet
 from cvqd.wire.snapshot import MAX_SIZE, decode, encode

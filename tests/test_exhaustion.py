@@ -11,7 +11,8 @@ import pytest
 import trio
 
 from cvqd.testing.daemon import DaemonProcess, simulator_config
-from cvqd.testing.frontend import FrontEnd, FrontEndError
+from cvqd.testing.frontend import FrontEnd
+from cvqd.testing.frontend_connection import FrontEndError
 from cvqd.wire.net_control import OK, MacAddrSet
 from cvqd.wire.vhost_user import FrontRequest, encode_request
 from driven_guest import MAC_A, DrivenGuest

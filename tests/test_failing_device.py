@@ -12,7 +12,7 @@ import trio
 from cvqd.errors import DeviceError
 from cvqd.recovery import MOST, WINDOW
 from cvqd.simulator.spec import CallFault, Fault, FaultAction, SimulatorSpec, default_features
-from cvqd.testing.frontend import FrontEndError
+from cvqd.testing.frontend_connection import FrontEndError
 from cvqd.wire.net_control import ERR, MacAddrSet, VlanAdd, VqPairsSet
 from cvqd.wire.virtio import Feature, Status
 from rig import BROADCAST, CONTROL_FEATURES, MAC_A, MAC_B, Guest, Rig, frame, jumping_clock, settled

@@ -8,7 +8,8 @@ import pytest
 
 from cvqd.simulator.spec import DEFAULT_MAC, SUPPORTED_BACKEND_FEATURES, Groups, SimulatorSpec
 from cvqd.testing.driver import GuestMemory, Segment
-from cvqd.testing.sequences import ORDERS, GuestSetup
+from cvqd.testing.sequences import ORDERS
+from cvqd.testing.steps import GuestSetup
 from cvqd.wire import net_config
 from cvqd.wire.net_control import AnnounceAck, MacAddrSet, RxMode, RxModeSet, VlanAdd, VqPairsSet
 from cvqd.wire.vhost_user import BackRequest, DescriptorKind

@@ -15,7 +15,7 @@ import trio
 
 from broken_messages import REFUSED
 from cvqd.testing.driver import GuestMemory
-from cvqd.testing.frontend import FrontEndError
+from cvqd.testing.frontend_connection import FrontEndError
 from cvqd.wire import vhost_user_payloads as payloads
 from cvqd.wire.vhost_user import HEADER, MAX_PAYLOAD, FrontRequest, encode_request
 from cvqd.wire.virtio import Feature

@@ -9,7 +9,7 @@ import pytest
 
 from cvqd.simulator.spec import SimulatorSpec
 from cvqd.testing.driver import GuestMemory
-from cvqd.testing.frontend import FrontEndError
+from cvqd.testing.frontend_connection import FrontEndError
 from cvqd.wire import vhost_user_payloads as payloads
 from cvqd.wire.split_ring import RingAddresses
 from cvqd.wire.vhost_vdpa import IovaRange

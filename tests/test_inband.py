@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
-from cvqd.testing.frontend import FrontEndError
+from cvqd.testing.frontend_connection import FrontEndError
 from cvqd.testing.sequences import INBAND
 from cvqd.wire.net_control import MacAddrSet
 from cvqd.wire.vhost_user import FrontRequest, ProtocolFeature, encode_request

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from cvqd.testing.sequences import GuestSetup, Step
+    from cvqd.testing.steps import GuestSetup, Step
 
 MAC = bytes.fromhex("525400000bad")
 

@@ -9,7 +9,7 @@ import pytest
 from cvqd.core.site_policy import SitePolicy
 from cvqd.own_commands import opening, pairs_of
 from cvqd.simulator.spec import Fault, FaultAction, SimulatorSpec, default_features
-from cvqd.testing.frontend import FrontEndError
+from cvqd.testing.frontend_connection import FrontEndError
 from cvqd.wire.net_control import RxMode, RxModeSet, VqPairsSet
 from cvqd.wire.vhost_user import FrontRequest, ProtocolFeature
 from cvqd.wire.vhost_user_payloads import encode_u64

@@ -10,7 +10,7 @@ from cvqd.core.session_offer import Offer
 from cvqd.core.session_requests import HANDLERS
 from cvqd.core.session_rules import RULES, UNANSWERABLE
 from cvqd.errors import FrontendError
-from cvqd.testing.sequences import ANSWERED
+from cvqd.testing.steps import ANSWERED
 from cvqd.wire import vhost_user_payloads as payloads
 from cvqd.wire.vhost_user import HEADER, PROTOCOL_FEATURES_SERVED, FrontRequest, ProtocolFeature
 from cvqd.wire.virtio import Feature, mask_of

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from cvqd.core import session_effects as effects
 from cvqd.core.session import Session
 from cvqd.errors import FrontendError
-from cvqd.testing.sequences import ANSWERED, ORDERS, GuestSetup, RingSetup, Step
+from cvqd.testing.sequences import ORDERS
 from cvqd.testing.sequences import Sequence as Steps
+from cvqd.testing.steps import ANSWERED, GuestSetup, RingSetup, Step
 from cvqd.wire.split_ring import RingAddresses
 from cvqd.wire.vhost_user import HEADER, PROTOCOL_FEATURES_SERVED, DescriptorKind
 from cvqd.wire.virtio import Status

@@ -15,7 +15,8 @@ from cvqd.errors import FrontendError
 from cvqd.host.backend_channel import send_config_change
 from cvqd.host.listener import Connection
 from cvqd.testing.driver import GuestMemory
-from cvqd.testing.frontend import FrontEnd, FrontEndError
+from cvqd.testing.frontend import FrontEnd
+from cvqd.testing.frontend_connection import FrontEndError
 from cvqd.testing.net_driver import NetDriver
 from cvqd.testing.sequences import ORDERS
 from cvqd.wire import vhost_user_payloads as payloads

@@ -19,7 +19,7 @@ from cvqd.demo.screen import Screen
 from cvqd.demo.story import tell
 from cvqd.demo.uml_player import UmlPlayer
 from cvqd.testing.daemon import DaemonError, DaemonProcess, simulator_config
-from cvqd.testing.frontend import FrontEndError
+from cvqd.testing.frontend_connection import FrontEndError
 from cvqd.testing.uml import UmlError, UmlGuest
 
 if TYPE_CHECKING:

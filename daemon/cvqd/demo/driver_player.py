@@ -7,9 +7,11 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
 from cvqd.testing.driver import GuestMemory
-from cvqd.testing.frontend import FrontEnd, FrontEndError
+from cvqd.testing.frontend import FrontEnd
+from cvqd.testing.frontend_connection import FrontEndError
 from cvqd.testing.net_driver import NetDriver
-from cvqd.testing.sequences import ORDERS, GuestSetup
+from cvqd.testing.sequences import ORDERS
+from cvqd.testing.steps import GuestSetup
 from cvqd.testing.uml_frames import BROADCAST, frame
 from cvqd.wire import net_config
 from cvqd.wire.net_control import (

@@ -17,7 +17,7 @@ import trio
 
 from cvqd.host.shared_memory import F_ADD_SEALS, F_SEAL_GROW, F_SEAL_SHRINK
 from cvqd.testing.played_ring import PlayedRing, Table
-from cvqd.testing.sequences import RingSetup
+from cvqd.testing.steps import RingSetup
 from cvqd.wire.packed_ring import PackedRing
 from cvqd.wire.ring_format import RingFormat
 from cvqd.wire.split_ring import DESC_WRITE, Descriptor, RingAddresses, SplitRing

@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING, Final, Self
 
 from cvqd.testing.driver import DriverQueue, Segment
-from cvqd.testing.sequences import GuestSetup
+from cvqd.testing.steps import GuestSetup
 from cvqd.wire.ring_format import RingFormat
 from cvqd.wire.vhost_user import DescriptorKind
 from cvqd.wire.virtio import Feature

@@ -9,79 +9,24 @@ QEMU (``hw/virtio/vhost.c``, ``hw/net/vhost_net.c``), crosvm and libkrun.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
-from cvqd.wire.vhost_user import FrontRequest, ProtocolFeature
-from cvqd.wire.vhost_user_payloads import (
-    ConfigAccess,
-    RegionDescription,
-    VringAddress,
-    VringDescriptor,
-    VringState,
-    decode_u64,
-    encode_memory_table,
-    encode_u64,
+from cvqd.testing.steps import (
+    GuestSetup,
+    RingSetup,
+    Step,
+    config,
+    memory_table,
+    ring_address,
+    ring_descriptor,
+    ring_state,
+    u64,
 )
+from cvqd.wire.vhost_user import FrontRequest, ProtocolFeature
+from cvqd.wire.vhost_user_payloads import decode_u64
 from cvqd.wire.virtio import Feature, Status
 
-if TYPE_CHECKING:
-    from cvqd.wire.split_ring import RingAddresses
-
-#: Requests that are answered whatever their flags say.
-ANSWERED: Final = frozenset(
-    {
-        FrontRequest.GET_FEATURES,
-        FrontRequest.GET_PROTOCOL_FEATURES,
-        FrontRequest.GET_QUEUE_NUM,
-        FrontRequest.GET_VRING_BASE,
-        FrontRequest.GET_CONFIG,
-        FrontRequest.GET_MAX_MEM_SLOTS,
-        FrontRequest.GET_STATUS,
-        FrontRequest.SET_DEVICE_STATE_FD,
-        FrontRequest.CHECK_DEVICE_STATE,
-    }
-)
-
-
-class Step(NamedTuple):
-    """One request, with the numbers of the descriptors that go along."""
-
-    request: FrontRequest
-    payload: bytes = b""
-    descriptors: tuple[int, ...] = ()
-    need_reply: bool = False
-
-    @property
-    def answered(self) -> bool:
-        """A reply is due."""
-        return self.need_reply or self.request in ANSWERED
-
-
 Sequence = Generator[Step, bytes | None, None]
-
-
-@dataclass(frozen=True, slots=True)
-class RingSetup:
-    """A ring as the front-end hands it over: addresses are the front-end's own."""
-
-    index: int
-    num: int
-    addresses: RingAddresses
-    kick: int
-    call: int
-    base: int = 0
-
-
-class GuestSetup(NamedTuple):
-    """All a sequence needs: features to acknowledge (without bit 30), memory with its descriptors, rings."""
-
-    features: int
-    memory: tuple[tuple[RegionDescription, int], ...]
-    rings: tuple[RingSetup, ...]
-    #: descriptor for SET_BACKEND_REQ_FD, or None
-    channel: int | None = None
-    config_size: int = 24
 
 
 class Order(NamedTuple):
@@ -113,36 +58,10 @@ _QEMU: Final = _word(
 )
 
 
-def _u64(request: FrontRequest, value: int, *, need_reply: bool = False) -> Step:
-    return Step(request, encode_u64(value), (), need_reply)
-
-
-def _state(request: FrontRequest, index: int, num: int = 0, *, need_reply: bool = False) -> Step:
-    return Step(request, VringState(index, num).encode(), (), need_reply)
-
-
-def _ring_fd(request: FrontRequest, index: int, fd: int, *, need_reply: bool = False) -> Step:
-    return Step(request, VringDescriptor(index, present=True).encode(), (fd,), need_reply)
-
-
-def _address(ring: RingSetup, *, log: int = 0, need_reply: bool = False) -> Step:
-    payload = VringAddress(ring.index, 0, ring.addresses, log).encode()
-    return Step(FrontRequest.SET_VRING_ADDR, payload, (), need_reply)
-
-
-def _memory(setup: GuestSetup, *, need_reply: bool = False, padding: int = 0) -> Step:
-    payload = encode_memory_table(tuple(region for region, _ in setup.memory)) + bytes(padding)
-    return Step(FrontRequest.SET_MEM_TABLE, payload, tuple(fd for _, fd in setup.memory), need_reply)
-
-
-def _config(size: int) -> Step:
-    return Step(FrontRequest.GET_CONFIG, ConfigAccess(0, 0, bytes(size)).encode())
-
-
 def _negotiate(known: int, *, need_reply: bool = False) -> Generator[Step, bytes | None, int]:
     offered = yield Step(FrontRequest.GET_PROTOCOL_FEATURES)
     agreed = known & decode_u64("GET_PROTOCOL_FEATURES", offered or b"")
-    yield _u64(FrontRequest.SET_PROTOCOL_FEATURES, agreed, need_reply=need_reply)
+    yield u64(FrontRequest.SET_PROTOCOL_FEATURES, agreed, need_reply=need_reply)
     return agreed
 
 
@@ -161,24 +80,24 @@ def uml_connect(setup: GuestSetup) -> Sequence:
 
 def uml_start(setup: GuestSetup) -> Sequence:
     """At insmod: room for two regions in the table of one, KICK and ENABLE after all rings are set."""
-    yield _u64(FrontRequest.SET_FEATURES, _with_bit_30(setup.features), need_reply=True)
+    yield u64(FrontRequest.SET_FEATURES, _with_bit_30(setup.features), need_reply=True)
     for end in range(1, 7):
-        yield _config(end)
-    yield _memory(setup, need_reply=True, padding=32 if len(setup.memory) == 1 else 0)
+        yield config(end)
+    yield memory_table(setup, need_reply=True, padding=32 if len(setup.memory) == 1 else 0)
     for ring in setup.rings:
-        yield _ring_fd(FrontRequest.SET_VRING_CALL, ring.index, ring.call, need_reply=True)
-        yield _state(FrontRequest.SET_VRING_NUM, ring.index, ring.num, need_reply=True)
-        yield _state(FrontRequest.SET_VRING_BASE, ring.index, 0, need_reply=True)
-        yield _address(ring, log=(1 << 64) - 1, need_reply=True)
+        yield ring_descriptor(FrontRequest.SET_VRING_CALL, ring.index, ring.call, need_reply=True)
+        yield ring_state(FrontRequest.SET_VRING_NUM, ring.index, ring.num, need_reply=True)
+        yield ring_state(FrontRequest.SET_VRING_BASE, ring.index, 0, need_reply=True)
+        yield ring_address(ring, log=(1 << 64) - 1, need_reply=True)
     for ring in setup.rings:
-        yield _ring_fd(FrontRequest.SET_VRING_KICK, ring.index, ring.kick, need_reply=True)
-        yield _state(FrontRequest.SET_VRING_ENABLE, ring.index, 1, need_reply=True)
+        yield ring_descriptor(FrontRequest.SET_VRING_KICK, ring.index, ring.kick, need_reply=True)
+        yield ring_state(FrontRequest.SET_VRING_ENABLE, ring.index, 1, need_reply=True)
 
 
 def uml_stop(setup: GuestSetup) -> Sequence:
     """At rmmod: no GET_VRING_BASE, a barrier instead, then the rings are freed."""
     for ring in reversed(setup.rings):
-        yield _state(FrontRequest.SET_VRING_ENABLE, ring.index, 0, need_reply=True)
+        yield ring_state(FrontRequest.SET_VRING_ENABLE, ring.index, 0, need_reply=True)
     yield Step(FrontRequest.GET_FEATURES)
 
 
@@ -210,17 +129,17 @@ def qemu_connect(setup: GuestSetup) -> Sequence:
     yield Step(FrontRequest.SET_OWNER)
     yield Step(FrontRequest.GET_FEATURES)
     for ring in setup.rings:
-        yield _ring_fd(FrontRequest.SET_VRING_CALL, ring.index, ring.call, need_reply=True)
-    yield _config(setup.config_size)
+        yield ring_descriptor(FrontRequest.SET_VRING_CALL, ring.index, ring.call, need_reply=True)
+    yield config(setup.config_size)
 
 
 def _qemu_status(bits: Status) -> Sequence:
     now = yield Step(FrontRequest.GET_STATUS)
-    yield _u64(FrontRequest.SET_STATUS, decode_u64("GET_STATUS", now or b"") | bits)
+    yield u64(FrontRequest.SET_STATUS, decode_u64("GET_STATUS", now or b"") | bits)
 
 
 def _qemu_features(setup: GuestSetup) -> Sequence:
-    yield _u64(FrontRequest.SET_FEATURES, _with_bit_30(setup.features))
+    yield u64(FrontRequest.SET_FEATURES, _with_bit_30(setup.features))
     yield from _qemu_status(Status.FEATURES_OK)
 
 
@@ -230,11 +149,11 @@ def _qemu_memory(setup: GuestSetup) -> Sequence:
 
 
 def _qemu_ring(ring: RingSetup) -> Sequence:
-    yield _state(FrontRequest.SET_VRING_NUM, ring.index, ring.num)
-    yield _state(FrontRequest.SET_VRING_BASE, ring.index, ring.base)
-    yield _address(ring)
-    yield _ring_fd(FrontRequest.SET_VRING_KICK, ring.index, ring.kick, need_reply=True)
-    yield _ring_fd(FrontRequest.SET_VRING_CALL, ring.index, ring.call, need_reply=True)
+    yield ring_state(FrontRequest.SET_VRING_NUM, ring.index, ring.num)
+    yield ring_state(FrontRequest.SET_VRING_BASE, ring.index, ring.base)
+    yield ring_address(ring)
+    yield ring_descriptor(FrontRequest.SET_VRING_KICK, ring.index, ring.kick, need_reply=True)
+    yield ring_descriptor(FrontRequest.SET_VRING_CALL, ring.index, ring.call, need_reply=True)
 
 
 def qemu_start(setup: GuestSetup) -> Sequence:
@@ -244,14 +163,14 @@ def qemu_start(setup: GuestSetup) -> Sequence:
     for ring in setup.rings:
         yield from _qemu_ring(ring)
     for ring in setup.rings:
-        yield _state(FrontRequest.SET_VRING_ENABLE, ring.index, 1, need_reply=True)
+        yield ring_state(FrontRequest.SET_VRING_ENABLE, ring.index, 1, need_reply=True)
     yield from _qemu_status(Status.ACKNOWLEDGE | Status.DRIVER | Status.DRIVER_OK)
 
 
 def qemu_stop(setup: GuestSetup) -> Sequence:
     """The generic device disables first; memory is taken away region by region."""
     for ring in setup.rings:
-        yield _state(FrontRequest.SET_VRING_ENABLE, ring.index, 0, need_reply=True)
+        yield ring_state(FrontRequest.SET_VRING_ENABLE, ring.index, 0, need_reply=True)
     yield from qemu_net_stop(setup)
 
 
@@ -260,7 +179,7 @@ def qemu_net_start(setup: GuestSetup) -> Sequence:
     for first in range(0, len(setup.rings) - 1, 2):
         pair = setup.rings[first : first + 2]
         for ring in pair:
-            yield _state(FrontRequest.SET_VRING_ENABLE, ring.index, 1, need_reply=True)
+            yield ring_state(FrontRequest.SET_VRING_ENABLE, ring.index, 1, need_reply=True)
         yield from _qemu_features(setup)
         if first == 0:
             yield from _qemu_memory(setup)
@@ -272,8 +191,8 @@ def qemu_net_start(setup: GuestSetup) -> Sequence:
 def qemu_net_stop(setup: GuestSetup) -> Sequence:
     """Ring bases are fetched, status 0 comes last."""
     for ring in setup.rings:
-        yield _state(FrontRequest.GET_VRING_BASE, ring.index)
-    yield _u64(FrontRequest.SET_STATUS, 0)
+        yield ring_state(FrontRequest.GET_VRING_BASE, ring.index)
+    yield u64(FrontRequest.SET_STATUS, 0)
     for region, _ in setup.memory:
         yield Step(FrontRequest.REM_MEM_REG, region.encode_single(), (), need_reply=True)
 
@@ -290,22 +209,22 @@ def crosvm_connect(setup: GuestSetup) -> Sequence:
 
 def crosvm_start(setup: GuestSetup) -> Sequence:
     """ADDR before BASE, CALL before KICK."""
-    yield _u64(FrontRequest.SET_FEATURES, _with_bit_30(setup.features))
-    yield _memory(setup)
+    yield u64(FrontRequest.SET_FEATURES, _with_bit_30(setup.features))
+    yield memory_table(setup)
     for ring in setup.rings:
-        yield _state(FrontRequest.SET_VRING_NUM, ring.index, ring.num)
-        yield _address(ring)
-        yield _state(FrontRequest.SET_VRING_BASE, ring.index, ring.base)
-        yield _ring_fd(FrontRequest.SET_VRING_CALL, ring.index, ring.call)
-        yield _ring_fd(FrontRequest.SET_VRING_KICK, ring.index, ring.kick)
-        yield _state(FrontRequest.SET_VRING_ENABLE, ring.index, 1)
+        yield ring_state(FrontRequest.SET_VRING_NUM, ring.index, ring.num)
+        yield ring_address(ring)
+        yield ring_state(FrontRequest.SET_VRING_BASE, ring.index, ring.base)
+        yield ring_descriptor(FrontRequest.SET_VRING_CALL, ring.index, ring.call)
+        yield ring_descriptor(FrontRequest.SET_VRING_KICK, ring.index, ring.kick)
+        yield ring_state(FrontRequest.SET_VRING_ENABLE, ring.index, 1)
 
 
 def crosvm_stop(setup: GuestSetup) -> Sequence:
     """Disable, then fetch the base, ring by ring."""
     for ring in setup.rings:
-        yield _state(FrontRequest.SET_VRING_ENABLE, ring.index, 0)
-        yield _state(FrontRequest.GET_VRING_BASE, ring.index)
+        yield ring_state(FrontRequest.SET_VRING_ENABLE, ring.index, 0)
+        yield ring_state(FrontRequest.GET_VRING_BASE, ring.index)
 
 
 def libkrun_connect(setup: GuestSetup) -> Sequence:
@@ -313,21 +232,21 @@ def libkrun_connect(setup: GuestSetup) -> Sequence:
     yield Step(FrontRequest.GET_FEATURES)
     yield from _negotiate(_LIBKRUN)
     yield Step(FrontRequest.GET_QUEUE_NUM)
-    yield _config(setup.config_size)
+    yield config(setup.config_size)
 
 
 def libkrun_start(setup: GuestSetup) -> Sequence:
     """Memory before features, KICK before CALL, and one call descriptor for all rings."""
     yield Step(FrontRequest.SET_OWNER)
-    yield _memory(setup)
-    yield _u64(FrontRequest.SET_FEATURES, _with_bit_30(setup.features))
+    yield memory_table(setup)
+    yield u64(FrontRequest.SET_FEATURES, _with_bit_30(setup.features))
     for ring in setup.rings:
-        yield _state(FrontRequest.SET_VRING_NUM, ring.index, ring.num)
-        yield _state(FrontRequest.SET_VRING_BASE, ring.index, 0)
-        yield _address(ring)
-        yield _ring_fd(FrontRequest.SET_VRING_KICK, ring.index, ring.kick)
-        yield _ring_fd(FrontRequest.SET_VRING_CALL, ring.index, setup.rings[0].call)
-        yield _state(FrontRequest.SET_VRING_ENABLE, ring.index, 1)
+        yield ring_state(FrontRequest.SET_VRING_NUM, ring.index, ring.num)
+        yield ring_state(FrontRequest.SET_VRING_BASE, ring.index, 0)
+        yield ring_address(ring)
+        yield ring_descriptor(FrontRequest.SET_VRING_KICK, ring.index, ring.kick)
+        yield ring_descriptor(FrontRequest.SET_VRING_CALL, ring.index, setup.rings[0].call)
+        yield ring_state(FrontRequest.SET_VRING_ENABLE, ring.index, 1)
 
 
 #: for a back-end that offers in-band notifications

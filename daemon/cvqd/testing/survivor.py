@@ -35,7 +35,8 @@ from typing import TYPE_CHECKING, Any, Final
 import trio
 
 from cvqd.testing.driver import GuestMemory
-from cvqd.testing.frontend import FrontEnd, FrontEndError
+from cvqd.testing.frontend import FrontEnd
+from cvqd.testing.frontend_connection import FrontEndError
 from cvqd.testing.net_driver import NetDriver
 from cvqd.testing.sequences import ORDERS
 from cvqd.wire.net_control import (
@@ -59,7 +60,8 @@ from cvqd.wire.virtio import Feature, mask_of
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    from cvqd.testing.sequences import GuestSetup, Sequence
+    from cvqd.testing.sequences import Sequence
+    from cvqd.testing.steps import GuestSetup
 
 PAIRS: Final = 4
 FEATURES: Final = mask_of(

@@ -9,7 +9,7 @@ import pytest
 
 from cvqd.core.isolation import Verdict
 from cvqd.errors import DeviceError
-from cvqd.testing.frontend import FrontEndError
+from cvqd.testing.frontend_connection import FrontEndError
 from cvqd.wire.virtio import Feature
 
 

@@ -18,7 +18,8 @@ from cvqd.errors import DeviceError
 from cvqd.host.vdpa import CharDevice
 from cvqd.testing.daemon import DaemonProcess
 from cvqd.testing.driver import GuestMemory
-from cvqd.testing.frontend import FrontEnd, FrontEndError
+from cvqd.testing.frontend import FrontEnd
+from cvqd.testing.frontend_connection import FrontEndError
 from cvqd.testing.net_driver import NetDriver
 from cvqd.testing.sequences import ORDERS
 from cvqd.testing.uml import UmlGuest
