@@ -22,6 +22,7 @@ from cvqd.errors import (
     UnavailableError,
     leaves,
 )
+from cvqd.host import vdpa_node
 from cvqd.testing.daemon import DaemonProcess, simulator_config
 from cvqd.verbs import check_config, failure, instances
 
@@ -157,6 +158,15 @@ def test_probe_gives_the_reason_where_the_queue_cannot_be_isolated(tmp_path: Pat
     found = json.loads(cvqd("probe", "--config", str(file), "--json").stdout)
     assert found["isolation"]["verdict"] == "shared"
     assert "shares group 0" in found["isolation"]["reason"]
+
+
+def test_a_probe_of_all_says_which_driver_has_a_device_without_a_node(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    nodes = [vdpa_node.Node("vdpa3", "", "virtio_vdpa")]
+    monkeypatch.setattr(vdpa_node, "list_nodes", lambda *_: nodes)
+    assert cli.main(["probe"]) == 69
+    assert "vdpa3: driver virtio_vdpa has it; bind it to vhost_vdpa" in capsys.readouterr().err
 
 
 def test_probe_of_a_device_that_is_not_there_is_unavailable():

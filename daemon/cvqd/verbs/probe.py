@@ -84,4 +84,5 @@ def _probed(options: argparse.Namespace) -> tuple[list[DeviceConfig], bool]:
             "cvqd: this machine has no vhost-vdpa device; --simulator probes the embedded one",
             file=sys.stderr,
         )
-    return [CharDevice(path=node.path) for node in nodes], True
+    # by name: one that another driver has is without a node, and opening it says so
+    return [CharDevice(vdpa=node.name) for node in nodes], True
