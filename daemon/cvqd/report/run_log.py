@@ -1,7 +1,8 @@
 """One run of a daemon as its lines tell it, from its first to its last.
 
-Every event that says something about a move, a command or the daemon's end has
-a method here, named in ``_HANDLERS``; all others only count.
+Every event that says something about a command, the device or the daemon's end
+has a method here, named in ``_HANDLERS``; what moves inside the daemon say is
+``switchovers``'s; all others only count.
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ from typing import TYPE_CHECKING, ClassVar, Final
 from cvqd.report.in_flight import ANSWERS, InFlight
 from cvqd.report.line import number, numbers, word
 from cvqd.report.migration import Arrival, Departure
-from cvqd.report.move import Phase, tick
-from cvqd.report.rehearsal import Rehearsal
+from cvqd.report.move import tick
 from cvqd.report.scale import plural
 from cvqd.report.sequence import OPEN, Sequence
+from cvqd.report.switchovers import AROUND, Switchovers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,12 +24,8 @@ if TYPE_CHECKING:
     from cvqd.report.anomaly import Anomalies
     from cvqd.report.book import Book
     from cvqd.report.line import Line
-    from cvqd.report.move import Move, Tick
+    from cvqd.report.move import Tick
 
-#: commands before a move, and after it, that are kept
-AROUND: Final = 32
-#: moves of one run whose lines may come mixed
-_MOVES: Final = 4
 #: whose doing a snapshot is that travels from daemon to daemon
 _MIGRATION: Final = "front-end"
 
@@ -56,14 +53,11 @@ class RunLog:
         self._anomalies = anomalies
         self._in_flight = InFlight()
         self._recent: deque[Tick] = deque(maxlen=AROUND)
-        #: the latest moves by name, and the one around which commands are of interest
-        self._moves: dict[str, Move] = {}
-        self._move: Move | None = None
+        self._switchovers = Switchovers(book, self._recent)
         self._departure: Departure | None = None
         self._arrival: Arrival | None = None
         #: the line that says that the device stands
         self._stopped: Line | None = None
-        self._rehearsal: Rehearsal | None = None
         #: rings of the device's latest start
         self._rings: frozenset[int] = frozenset()
 
@@ -142,8 +136,7 @@ class RunLog:
         done = tick(line.mono_ns, fields)
         self.commands[done.outcome] += 1
         self._recent.append(done)
-        if self._move is not None:
-            self._watch(self._move, done)
+        self._switchovers.answered(done)
         if self._arrival is not None and len(self._arrival.ticks) < AROUND:
             self._arrival.ticks.append(done)
 
@@ -155,14 +148,6 @@ class RunLog:
             "command.expired", line, f"{word(line.fields, 'command')} had no answer{after}; the guest got ERR"
         )
 
-    def _watch(self, move: Move, done: Tick) -> None:
-        """Keep a command that was answered while or after the guest moved."""
-        over = move.end_ns is not None
-        if len(move.ticks) < (3 if over else 2) * AROUND:
-            move.ticks.append(done)
-        elif over:
-            self._move = None
-
     def _unanswered(self, lines: list[Line], why: str) -> None:
         for line in lines:
             command_id, command = number(line.fields, "command_id"), word(line.fields, "command")
@@ -173,9 +158,8 @@ class RunLog:
     def _started(self, line: Line) -> None:
         self._rings = rings = numbers(line.fields, "rings")
         self._stopped = None
-        move, arrival, departure = self._move, self._arrival, self._departure
-        if move is not None and move.end_ns is None:
-            move.rings_after = rings
+        self._switchovers.device_started(rings)
+        arrival, departure = self._arrival, self._departure
         if arrival is not None and arrival.started is None and arrival.unused is None:
             arrival.started, arrival.rings = line, rings
         elif departure is not None:
@@ -233,63 +217,8 @@ class RunLog:
 
     # moves inside this daemon
 
-    def _move_of(self, line: Line) -> Move:
-        """The move that a line names; opened if its first line has not come."""
-        fields = line.fields
-        name = word(fields, "move")
-        move = self._moves.get(name)
-        if move is None:
-            move = self._book.open(line, "dry" if fields.get("kind") == "dry" else "switchover", name)
-            move.rings_before = self._rings
-            move.ticks.extend(self._recent)
-            if self._rehearsal is not None:
-                move.rehearsal = self._rehearsal.name
-            self._moves[name] = self._move = move
-            if len(self._moves) > _MOVES:
-                del self._moves[next(iter(self._moves))]
-        move.last = line
-        return move
-
-    def _move_started(self, line: Line) -> None:
-        move = self._move_of(line)
-        move.line = line
-        move.kind = "dry" if line.fields.get("kind") == "dry" else "switchover"
-        move.begin_ns = line.mono_ns
-        move.source, move.target = word(line.fields, "source"), word(line.fields, "target")
-        move.digest_before = move.digest_before or word(line.fields, "digest")
-
-    def _move_phase(self, line: Line) -> None:
-        elapsed = number(line.fields, "elapsed_us") or 0
-        phases = self._move_of(line).phases
-        # a move has a handful; a log that says otherwise is not believed
-        if len(phases) < AROUND:
-            phases.append(Phase(word(line.fields, "phase"), line.mono_ns, elapsed))
-
-    def _move_failed(self, line: Line) -> None:
-        move, fields = self._move_of(line), line.fields
-        move.end_ns = line.mono_ns
-        move.failed_phase, move.reason = word(fields, "phase"), word(fields, "reason")
-        move.guest_on = word(fields, "guest_on")
-
-    def _move_finished(self, line: Line) -> None:
-        move, fields = self._move_of(line), line.fields
-        move.end_ns = line.mono_ns
-        move.kind = "dry" if fields.get("kind") == "dry" else "switchover"
-        move.source = move.source or word(fields, "source")
-        move.target = move.target or word(fields, "target")
-        move.blackout_us = number(fields, "blackout_us")
-        move.replayed = number(fields, "commands")
-        move.digest_before = word(fields, "digest_before") or move.digest_before
-        move.digest_after = word(fields, "digest_after")
-
-    def _rehearsal_started(self, line: Line) -> None:
-        self._rehearsal = Rehearsal.begun(line)
-        self._book.rehearsals.append(self._rehearsal)
-
-    def _rehearsal_finished(self, line: Line) -> None:
-        if self._rehearsal is not None:
-            self._rehearsal.ended(line)
-            self._rehearsal = None
+    def _moving(self, line: Line) -> None:
+        self._switchovers.take(line)
 
     _HANDLERS: ClassVar[dict[str, Callable[[RunLog, Line], None]]] = {
         "cvq.command.received": _received,
@@ -309,12 +238,12 @@ class RunLog:
         "snapshot.refused": _refused,
         "state.replayed": _replayed,
         "state.reset": _new_life,
-        "switchover.started": _move_started,
-        "switchover.phase": _move_phase,
-        "switchover.failed": _move_failed,
-        "switchover.finished": _move_finished,
-        "rehearsal.started": _rehearsal_started,
-        "rehearsal.finished": _rehearsal_finished,
+        "switchover.started": _moving,
+        "switchover.phase": _moving,
+        "switchover.failed": _moving,
+        "switchover.finished": _moving,
+        "rehearsal.started": _moving,
+        "rehearsal.finished": _moving,
     }
 
 
