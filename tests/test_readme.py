@@ -1,6 +1,6 @@
-"""The README's tables come from the code: ``python tests/test_readme.py`` writes them, the test compares.
+"""Tables of README and reference come from the code: ``python tests/test_readme.py`` writes them.
 
-It writes the configuration's JSON Schema as well, which ``manual/test_schema.py`` compares.
+It writes the configuration's JSON Schema as well.  The tests here, and ``manual/test_schema.py``, compare.
 """
 
 from __future__ import annotations
@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
+
+import pytest
 
 import bad_days
 import command_table
@@ -17,12 +19,19 @@ from cvqd.manual.command_tree import command
 from cvqd.report import anomaly, blackout
 
 README = Path(__file__).resolve().parents[1] / "README.md"
+#: what operators look up and nobody reads through
+REFERENCE = README.parent / "config" / "README.md"
+
+
+def anchor(title: str) -> str:
+    """What a link to a chapter says behind the ``#``, as GitHub makes it."""
+    return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
 
 
 def contents(text: str) -> list[str]:
     """A link to each chapter."""
     chapters = re.findall(r"^## (.*)$", text, re.MULTILINE)
-    return [" · ".join(f"[{title}](#{title.lower().replace(' ', '-')})" for title in chapters)]
+    return [" · ".join(f"[{title}](#{anchor(title)})" for title in chapters)]
 
 
 def verb_table() -> list[str]:
@@ -61,30 +70,46 @@ def anomaly_table() -> list[str]:
     ]
 
 
-def with_tables(text: str) -> str:
-    """The text with every generated part as the code has it."""
-    tables = (
-        ("contents", contents(text)),
-        ("verb table", verb_table()),
-        ("command table", command_table.table()),
-        ("config table", config.table()),
-        ("event table", event_table()),
-        ("bad day table", bad_days.table()),
-        ("anomaly table", anomaly_table()),
-        ("metric table", metric_table()),
-    )
-    for name, rows in tables:
+def with_tables(page: Path) -> str:
+    """The page with every generated part as the code has it."""
+    text = page.read_text()
+    tables = {
+        README: (
+            ("contents", contents(text)),
+            ("verb table", verb_table()),
+            ("command table", command_table.table()),
+            ("bad day table", bad_days.table()),
+            ("anomaly table", anomaly_table()),
+        ),
+        REFERENCE: (
+            ("config table", config.table()),
+            ("event table", event_table()),
+            ("metric table", metric_table()),
+        ),
+    }
+    for name, rows in tables[page]:
         block = "\n".join([f"<!-- {name} -->", *rows, "<!-- end -->"])
         text, found = re.subn(
             rf"<!-- {name} -->\n.*?<!-- end -->", lambda _, b=block: b, text, count=1, flags=re.DOTALL
         )
-        assert found == 1, f"the README has no place for the {name}"
+        assert found == 1, f"{page} has no place for the {name}"
     return text
 
 
-def test_the_readmes_tables_are_the_codes():
-    text = README.read_text()
-    assert with_tables(text) == text, "run: python tests/test_readme.py"
+@pytest.mark.parametrize("page", [README, REFERENCE], ids=["README", "reference"])
+def test_the_tables_are_the_codes(page: Path):
+    assert with_tables(page) == page.read_text(), "run: python tests/test_readme.py"
+
+
+@pytest.mark.parametrize("page", [README, REFERENCE], ids=["README", "reference"])
+def test_what_a_page_links_to_is_there(page: Path):
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        file, _, chapter = target.partition("#")
+        found = (page.parent / file) if file else page
+        assert found.exists(), target
+        if chapter:
+            titles = re.findall(r"^#+ (.*)$", found.read_text(), re.MULTILINE)
+            assert chapter in map(anchor, titles), target
 
 
 def test_the_rule_for_long_blackouts_is_the_codes():
@@ -108,6 +133,7 @@ def test_every_bad_day_is_told_by_events_that_its_test_looks_for():
 
 
 if __name__ == "__main__":
-    README.write_text(with_tables(README.read_text()))
+    for written in (README, REFERENCE):
+        written.write_text(with_tables(written))
     (README.parent / "config" / "cvqd.schema.json").write_text(schema.text())
     sys.exit(0)
