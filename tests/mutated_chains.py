@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     import random
     from collections.abc import Callable
 
-
 MAX_COMMAND: Final = 512
 #: where the shadow queue lies, which no guest may reach
 SHADOW_IOVA: Final = 0xFFFF_0000_0000

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from soak import Sample, Subject
+    from soak_subject import Sample, Subject
 
 _WIDTH: Final = 1000
 _HEIGHT: Final = 170

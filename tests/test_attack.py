@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-
 SECRET = b"only the daemon and its device may know this"
 SINGLE = SimulatorSpec(max_queue_pairs=2, groups=Groups.SINGLE)
 #: Ethernet header that every filter lets through

@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-
 SPEC = SimulatorSpec(max_queue_pairs=4)
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import soak
+from soak_subject import Happening, Sample, Subject, grown, missing
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,15 +25,15 @@ def test_a_minute_of_everything_at_once(tmp_path: Path, capsys: pytest.CaptureFi
 
 
 def test_a_soak_in_which_nothing_happened_is_a_finding() -> None:
-    subject = soak.Subject("linux", begun=0.0)
-    assert soak.missing(subject) == [
+    subject = Subject("linux", begun=0.0)
+    assert missing(subject) == [
         "linux: never rehearsed",
         "linux: never driver reloaded",
         "linux: no command",
     ]
     subject.commands = 1
-    subject.happenings += [soak.Happening(1.0, "rehearsed"), soak.Happening(2.0, "driver reloaded")]
-    assert soak.missing(subject) == []
+    subject.happenings += [Happening(1.0, "rehearsed"), Happening(2.0, "driver reloaded")]
+    assert missing(subject) == []
 
 
 @pytest.mark.parametrize(
@@ -44,9 +45,8 @@ def test_a_soak_in_which_nothing_happened_is_a_finding() -> None:
     ],
 )
 def test_a_process_that_grows_is_a_finding(memory: float, descriptors: float, found: list[str]) -> None:
-    subject = soak.Subject("steady", begun=0.0)
+    subject = Subject("steady", begun=0.0)
     subject.samples = [
-        soak.Sample(second, 30 + memory * second, int(40 + descriptors * second), second)
-        for second in range(100)
+        Sample(second, 30 + memory * second, int(40 + descriptors * second), second) for second in range(100)
     ]
-    assert soak.grown(subject) == found
+    assert grown(subject) == found
