@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -9,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
 import yaml
 
-from cvqd import __version__, cli
+from cvqd import __version__, cli, service
 from cvqd.errors import (
     ConfigError,
     CvqdError,
@@ -167,6 +169,23 @@ def test_a_probe_of_all_says_which_driver_has_a_device_without_a_node(
     monkeypatch.setattr(vdpa_node, "list_nodes", lambda *_: nodes)
     assert cli.main(["probe"]) == 69
     assert "vdpa3: driver virtio_vdpa has it; bind it to vhost_vdpa" in capsys.readouterr().err
+
+
+async def test_a_probe_of_a_busy_device_names_the_instance_that_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    async def busy(*_: Any) -> None:
+        raise UnavailableError("simulator", errno.EBUSY, "busy: another process has it open", 75)
+
+    monkeypatch.setattr(service, "probe", busy)
+    monkeypatch.setattr(instances, "DIRECTORY", str(tmp_path))
+    # one that does not answer is passed over
+    (tmp_path / "a.control").write_text("")
+    async with DaemonProcess.start(tmp_path, simulator_config(tmp_path)):
+        assert await trio.to_thread.run_sync(cli.main, ["probe", "--simulator"]) == 75
+        said = capsys.readouterr().err
+        assert said.endswith("cvqd: instance vm0 has it: cvqd status vm0\n")
+        assert "another process has it open" in said
 
 
 def test_probe_of_a_device_that_is_not_there_is_unavailable():

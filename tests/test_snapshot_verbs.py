@@ -121,7 +121,7 @@ def test_what_is_no_snapshot_is_refused_with_file_and_reason(
         assert shown.out == ""
         assert shown.err.startswith(f"cvqd: {bad}: ")
         assert reason in shown.err
-    assert cli.main(["snapshot", "show", str(tmp_path / "none")]) == 65
+    assert cli.main(["snapshot", "show", str(tmp_path / "none")]) == 66
     assert "No such file" in capsys.readouterr().err
 
 
@@ -228,4 +228,4 @@ async def test_what_the_instance_cannot_go_on_from_is_refused(tmp_path: Path, ca
             await guest.start()
             assert await cvqd("snapshot", "take", "--config", str(daemon.config), str(target)) == 73
         assert f"{target}: No such file" in capsys.readouterr().err
-        assert await cvqd("restore", "--config", str(daemon.config), str(target)) == 65
+        assert await cvqd("restore", "--config", str(daemon.config), str(target)) == 66

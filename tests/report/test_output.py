@@ -115,7 +115,7 @@ def test_the_exit_code_says_how_it_was(tmp_path):
     told = cvqd("report", foreign)
     assert (told.returncode, told.stdout, told.stderr) == (65, "", "cvqd: no line in there is cvqd's\n")
     told = cvqd("report", str(tmp_path / "gone"))
-    assert (told.returncode, told.stderr) == (71, f"cvqd: {tmp_path}/gone: No such file or directory\n")
+    assert (told.returncode, told.stderr) == (66, f"cvqd: {tmp_path}/gone: No such file or directory\n")
     assert cvqd("report").returncode == 64
     assert cvqd("report", good, "--json", "--html", "x").returncode == 64
     told = cvqd("report", good, "--html", str(tmp_path / "no" / "page.html"))

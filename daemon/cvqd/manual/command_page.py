@@ -23,6 +23,7 @@ EXIT_STATUS: Final = {
     3: "A move failed and left the guest on no device until its next kick.",
     64: "Usage: the command line is wrong.",
     65: "The data of an input file are wrong.",
+    66: "An input file cannot be read.",
     69: "There is no such device or no such instance, or the device was removed.",
     70: "A defect of cvqd; a traceback tells where.",
     71: "The operating system or the device refused a call.",

@@ -35,7 +35,7 @@ _STRIDE: Final = 4096
 class UnreadableError(CvqdError):
     """A log cannot be opened or read."""
 
-    exit_code = 71
+    exit_code = 66
 
 
 @dataclass(slots=True)

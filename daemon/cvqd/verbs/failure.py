@@ -38,6 +38,15 @@ class MissingError(CvqdError):
         super().__init__(f"{what} needs {library}: pip install 'cvqd[{extra}]'")
 
 
+class MissingInputError(CvqdError):
+    """A file that a verb was given cannot be opened or read."""
+
+    exit_code = 66
+
+    def __init__(self, file: object, error: OSError) -> None:
+        super().__init__(f"{file}: {error.strerror or error}")
+
+
 def exit_code(blamed: BaseException) -> int:
     """Code of sysexits.h for an error that ends the process."""
     if isinstance(blamed, CvqdError):

@@ -34,11 +34,16 @@ def control_sockets(options: argparse.Namespace) -> Iterator[str]:
     elif options.instance:
         yield control_socket(options.instance)
     else:
-        try:
-            names = sorted(os.listdir(DIRECTORY))  # noqa: PTH208 -- pathlib is 10 ms more to import
-        except OSError:
-            names = []
-        sockets = [f"{DIRECTORY}/{name}" for name in names if name.endswith(CONTROL)]
+        sockets = running()
         if not sockets:
             print(f"cvqd: no instance has a control socket in {DIRECTORY}", file=sys.stderr)
         yield from sockets
+
+
+def running() -> list[str]:
+    """Control sockets of this machine, where instances have theirs by default."""
+    try:
+        names = sorted(os.listdir(DIRECTORY))  # noqa: PTH208 -- pathlib is 10 ms more to import
+    except OSError:
+        return []
+    return [f"{DIRECTORY}/{name}" for name in names if name.endswith(CONTROL)]

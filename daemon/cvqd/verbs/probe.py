@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from cvqd.errors import CvqdError
+from cvqd.errors import CvqdError, UnavailableError, most_specific
 from cvqd.verbs.failure import report
 from cvqd.verbs.shown import show
 
@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
     from cvqd.config import DeviceConfig
     from cvqd.verbs import Verbs
+
+
+_BUSY: Final = 75
 
 
 def add(verbs: Verbs) -> None:
@@ -58,8 +61,28 @@ def _probe(options: argparse.Namespace) -> int:
             found.append(trio.run(probe, device, log))
         except (CvqdError, BaseExceptionGroup) as error:
             code = report(error)
+            if (name := _holder(error)) is not None:
+                print(f"cvqd: instance {name} has it: cvqd status {name}", file=sys.stderr)
     show(found, as_json=options.json, several=several)
     return code
+
+
+def _holder(error: BaseException) -> str | None:
+    """The running instance whose device is busy for us, if it is one that we may ask."""
+    from cvqd.control_client import ControlError, ask
+    from cvqd.verbs.instances import running
+
+    busy = most_specific(error)
+    if not isinstance(busy, UnavailableError) or busy.exit_code != _BUSY:
+        return None
+    for path in running():
+        try:
+            status = ask(path, "status", timeout=1.0)
+        except ControlError:
+            continue
+        if status["device"]["path"] == busy.path:
+            return str(status["instance"])
+    return None
 
 
 def _probed(options: argparse.Namespace) -> tuple[list[DeviceConfig], bool]:

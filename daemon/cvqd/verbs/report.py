@@ -25,8 +25,8 @@ def add(verbs: Verbs) -> None:
         description="Read the log lines of one or more daemons and show what happened to their guests: each"
         " move with its phases and its blackout, and everything that is odd. Lines of other programs are"
         " passed over.",
-        epilog="Exit status: 0 all is well; 1 a move failed or something is odd; 65 no line is cvqd's; 73 the"
-        " page cannot be written.",
+        epilog="Exit status: 0 all is well; 1 a move failed or something is odd; 65 no line is cvqd's; 66 a"
+        " log cannot be read; 73 the page cannot be written.",
     )
     report.set_defaults(verb=_report)
     report.add_argument(

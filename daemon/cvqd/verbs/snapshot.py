@@ -7,7 +7,7 @@ import os
 from typing import TYPE_CHECKING
 
 from cvqd.verbs import instances
-from cvqd.verbs.failure import InputError, OutputError
+from cvqd.verbs.failure import InputError, MissingInputError, OutputError
 
 if TYPE_CHECKING:
     import argparse
@@ -37,7 +37,9 @@ def add(verbs: Verbs) -> None:
     take.add_argument("file", metavar="FILE", help="it holds the key of a hash too and is for its owner only")
 
     show = verbs.add_parser(
-        "show", help="show what a file holds", epilog="Exit status: 0 it is shown; 65 it is no snapshot."
+        "show",
+        help="show what a file holds",
+        epilog="Exit status: 0 it is shown; 65 it is no snapshot; 66 it cannot be read.",
     )
     show.set_defaults(verb=_show)
     show.add_argument("file", metavar="FILE", help="what `snapshot take` wrote")
@@ -46,7 +48,7 @@ def add(verbs: Verbs) -> None:
     diff = verbs.add_parser(
         "diff",
         help="compare two files; where they were taken does not count",
-        epilog="Exit status: 0 they are equal; 1 they differ; 65 one is no snapshot.",
+        epilog="Exit status: 0 they are equal; 1 they differ; 65 one is no snapshot; 66 one cannot be read.",
     )
     diff.set_defaults(verb=_diff)
     diff.add_argument("before", metavar="A", help="one file")
@@ -55,12 +57,12 @@ def add(verbs: Verbs) -> None:
 
 
 def read(file: str) -> bytes:
-    """A file's bytes; InputError where it cannot be read."""
+    """A file's bytes; MissingInputError where it cannot be read."""
     try:
         with open(file, "rb") as data:  # noqa: PTH123 -- pathlib is 10 ms more to import
             return data.read()
     except OSError as error:
-        raise InputError(file, error.strerror or str(error)) from error
+        raise MissingInputError(file, error) from error
 
 
 def _take(options: argparse.Namespace) -> int:
