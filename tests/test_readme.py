@@ -1,4 +1,4 @@
-"""Tables of README and reference come from the code: ``python tests/test_readme.py`` writes them.
+"""Tables of the README come from the code: ``python tests/test_readme.py`` writes them.
 
 It writes the configuration's JSON Schema as well.  The tests here, and ``manual/test_schema.py``, compare.
 """
@@ -9,8 +9,6 @@ import re
 import sys
 from pathlib import Path
 
-import pytest
-
 import bad_days
 import command_table
 from cvqd import cli, config, events, metrics
@@ -19,8 +17,6 @@ from cvqd.manual.command_tree import command
 from cvqd.report import anomaly, blackout
 
 README = Path(__file__).resolve().parents[1] / "README.md"
-#: what operators look up and nobody reads through
-REFERENCE = README.parent / "config" / "README.md"
 
 
 def anchor(title: str) -> str:
@@ -70,42 +66,36 @@ def anomaly_table() -> list[str]:
     ]
 
 
-def with_tables(page: Path) -> str:
-    """The page with every generated part as the code has it."""
-    text = page.read_text()
-    tables = {
-        README: (
-            ("contents", contents(text)),
-            ("verb table", verb_table()),
-            ("command table", command_table.table()),
-            ("bad day table", bad_days.table()),
-            ("anomaly table", anomaly_table()),
-        ),
-        REFERENCE: (
-            ("config table", config.table()),
-            ("event table", event_table()),
-            ("metric table", metric_table()),
-        ),
-    }
-    for name, rows in tables[page]:
+def with_tables(text: str) -> str:
+    """The README with every generated part as the code has it."""
+    for name, rows in (
+        ("contents", contents(text)),
+        ("verb table", verb_table()),
+        ("command table", command_table.table()),
+        ("config table", config.table()),
+        ("event table", event_table()),
+        ("anomaly table", anomaly_table()),
+        ("metric table", metric_table()),
+        ("bad day table", bad_days.table()),
+    ):
         block = "\n".join([f"<!-- {name} -->", *rows, "<!-- end -->"])
         text, found = re.subn(
             rf"<!-- {name} -->\n.*?<!-- end -->", lambda _, b=block: b, text, count=1, flags=re.DOTALL
         )
-        assert found == 1, f"{page} has no place for the {name}"
+        assert found == 1, f"there is no place for the {name}"
     return text
 
 
-@pytest.mark.parametrize("page", [README, REFERENCE], ids=["README", "reference"])
-def test_the_tables_are_the_codes(page: Path):
-    assert with_tables(page) == page.read_text(), "run: python tests/test_readme.py"
+def test_the_tables_are_the_codes():
+    text = README.read_text()
+    assert with_tables(text) == text, "run: python tests/test_readme.py"
 
 
-@pytest.mark.parametrize("page", [README, REFERENCE], ids=["README", "reference"])
-def test_what_a_page_links_to_is_there(page: Path):
-    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+def test_what_it_links_to_is_there():
+    text = README.read_text()
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
         file, _, chapter = target.partition("#")
-        found = (page.parent / file) if file else page
+        found = README.parent / file if file else README
         assert found.exists(), target
         if chapter:
             titles = re.findall(r"^#+ (.*)$", found.read_text(), re.MULTILINE)
@@ -133,7 +123,6 @@ def test_every_bad_day_is_told_by_events_that_its_test_looks_for():
 
 
 if __name__ == "__main__":
-    for written in (README, REFERENCE):
-        written.write_text(with_tables(written))
+    README.write_text(with_tables(README.read_text()))
     (README.parent / "config" / "cvqd.schema.json").write_text(schema.text())
     sys.exit(0)

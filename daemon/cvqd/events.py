@@ -3,7 +3,7 @@
 A name is ``noun.verb`` in lower case.  ``guest`` marks an event that a guest
 can cause at will, by a command, by starting its driver anew or through its
 front-end, so that the logger can limit it.  A test walks the source
-and holds every log call to this list; the reference's table is made from it.
+and holds every log call to this list; the README's table is made from it.
 """
 
 from __future__ import annotations

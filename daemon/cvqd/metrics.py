@@ -1,6 +1,6 @@
 """Catalogue of metrics and their text, OpenMetrics 1.0.
 
-Names and labels are stable; a test holds the reference's table and the dashboard
+Names and labels are stable; a test holds the README's table and the dashboard
 to this list.  No label takes a value that a guest can make up: commands that
 cvqd does not know are ``unknown``, reasons and events are words of the source.
 What an instance's counters say is ``readings``'.

@@ -1,6 +1,6 @@
 r"""A man page in the macros of man(7), for groff and mandoc alike.
 
-Text is what the tables of README and reference have: plain, with literals in backticks.  These
+Text is what the tables of the README have: plain, with literals in backticks.  These
 come out bold; in those that begin with ``-`` or ``cvqd``, words in capitals
 stand for something and come out underlined, and so does a word in ``<>``.
 """
