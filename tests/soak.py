@@ -20,6 +20,7 @@ draws what it measured each second.
 from __future__ import annotations
 
 import argparse
+import json
 import random
 import sys
 import tempfile
@@ -37,7 +38,9 @@ from soak_driver import PAIRS, PATIENCE, Driven
 from soak_subject import LostError, Subject, grown, missing, told
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    Story = Callable[["Subject", Path, random.Random], Awaitable[None]]
 
     from cvqd.testing.frontend import FrontEnd
 
@@ -89,8 +92,8 @@ async def ask_for(driven: Driven, seconds: float) -> bool:
 
 
 @asynccontextmanager
-async def connected(driven: Driven, daemon: DaemonProcess) -> AsyncIterator[FrontEnd]:
-    """A connection, closed without a word."""
+async def connected(driven: Driven, daemon: DaemonProcess) -> AsyncIterator[None]:
+    """As long as the connection lasts, which is closed without a word."""
     front_end = None
     with trio.move_on_after(PATIENCE):
         while front_end is None:
@@ -102,21 +105,31 @@ async def connected(driven: Driven, daemon: DaemonProcess) -> AsyncIterator[Fron
     if front_end is None:
         raise LostError(f"{driven.subject.name}: no start within {PATIENCE:g} s")
     try:
-        yield front_end
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_watch_for_a_hang_up, driven, front_end, nursery.cancel_scope)
+            yield
+            nursery.cancel_scope.cancel()
     finally:
         front_end.close()
 
 
+async def _watch_for_a_hang_up(driven: Driven, front_end: FrontEnd, scope: trio.CancelScope) -> None:
+    """A device that keeps failing ends the connection, and so does a daemon that is killed."""
+    await front_end.hung_up()
+    if driven.subject.daemon is not None:
+        driven.subject.happened("hung up on")
+    driven.doubt()
+    scope.cancel()
+
+
 async def rehearse(subject: Subject) -> None:
-    """There and back; a refusal is an answer too, a guest left on neither device is not."""
+    """There and back; a refusal is an answer too, and a guest on neither goes on with its next kick."""
     assert subject.daemon is not None
     # as the verb would; both devices, at most once each way
     answer = await subject.daemon.request(
         "rehearse", deadline=3 * PATIENCE, to="spare", back=True, times=1, dry=False
     )
-    subject.happened("rehearsed" if answer["verdict"] == "passed" else "rehearsal refused")
-    if answer["guest_on"] is None:
-        raise LostError(f"{subject.name}: the rehearsal left the guest on no device: {answer}")
+    subject.happened("rehearsed" if answer["verdict"] == "passed" else "rehearsal failed")
 
 
 async def steady(subject: Subject, directory: Path, roll: random.Random) -> None:
@@ -130,19 +143,13 @@ async def steady(subject: Subject, directory: Path, roll: random.Random) -> None
                 await driven.take()
                 driven.check(await settled_state(daemon))
                 for _ in range(roll.randrange(1, 5)):
-                    await asked_unless_hung_up(driven, daemon)
-                    if await phase(daemon) != "running":
-                        subject.happened("hung up on")
-                        break
+                    await ask_for(driven, TURN)
                     driven.check(await settled_state(daemon))
                     if roll.random() < 0.4:
                         async with trio.open_nursery() as nursery:
                             nursery.start_soon(rehearse, subject)
-                            await asked_unless_hung_up(driven, daemon)
-                if roll.random() < 0.5:
-                    subject.happened("driver restarted")
-                else:
-                    subject.happened("reconnected")
+                            await ask_for(driven, TURN)
+                subject.happened(roll.choice(("driver restarted", "reconnected")))
             await gone(daemon)
             if subject.happenings[-1].what == "driver restarted":
                 driven.forget()
@@ -159,7 +166,7 @@ async def killed(subject: Subject, directory: Path, roll: random.Random) -> None
                 await driven.take()
                 driven.check(await settled_state(daemon))
                 for _ in range(roll.randrange(1, 4)):
-                    await asked_unless_hung_up(driven, daemon)
+                    await ask_for(driven, TURN)
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(ask_for, driven, 10 * TURN)
                     await trio.sleep(roll.random())
@@ -168,20 +175,6 @@ async def killed(subject: Subject, directory: Path, roll: random.Random) -> None
                     daemon.kill()
                     nursery.cancel_scope.cancel()
         driven.doubt()
-
-
-async def asked_unless_hung_up(driven: Driven, daemon: DaemonProcess) -> None:
-    """One turn of commands; it ends early where a device that keeps failing ends the connection."""
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(_watch_for_a_hang_up, driven, daemon, nursery.cancel_scope)
-        await ask_for(driven, TURN)
-        nursery.cancel_scope.cancel()
-
-
-async def _watch_for_a_hang_up(driven: Driven, daemon: DaemonProcess, scope: trio.CancelScope) -> None:
-    await daemon.event("frontend.disconnected", after=len(daemon.events), deadline=1e9)
-    driven.doubt()
-    scope.cancel()
 
 
 async def phase(daemon: DaemonProcess) -> str:
@@ -209,8 +202,7 @@ async def linux(subject: Subject, directory: Path, roll: random.Random) -> None:
         try:
             await linux_life(subject, daemon, guest, roll)
         except UmlError as error:
-            last = "\n".join(map(str, daemon.events[-20:]))
-            raise LostError(f"linux: {error}\n{last}") from error
+            raise LostError(f"linux: {error}") from error
 
 
 async def linux_life(subject: Subject, daemon: DaemonProcess, guest: UmlGuest, roll: random.Random) -> None:
@@ -264,8 +256,17 @@ async def soak(minutes: float, seed: int, *, with_linux: bool) -> list[Subject]:
                 subject = Subject(story, begun)
                 subjects.append(subject)
                 nursery.start_soon(subject.watch)
-                nursery.start_soon(play, subject, directory, random.Random(f"{seed}/{story}"))
+                nursery.start_soon(_explained, play, subject, directory, random.Random(f"{seed}/{story}"))
     return subjects
+
+
+async def _explained(play: Story, subject: Subject, directory: Path, roll: random.Random) -> None:
+    try:
+        await play(subject, directory, roll)
+    except LostError as error:
+        if subject.daemon is not None:
+            error.add_note("\n".join(map(json.dumps, subject.daemon.events[-60:])))
+        raise
 
 
 def main(words: list[str]) -> int:
