@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import trio.testing
 
+from cvqd.errors import DeviceError
 from cvqd.simulator.datapath import BUDGET, MAX_FRAME
 from cvqd.simulator.device import SimulatedDevice
 from cvqd.simulator.spec import Groups, SimulatorSpec
@@ -129,6 +130,19 @@ async def test_the_pairs_decide(drive):
     await obey(driver, VqPairsSet(1))
     assert not await comes_back(driver, frame(BROADCAST), pair=7)
     assert await comes_back(driver, frame(BROADCAST), pair=0)
+
+
+async def test_a_ring_may_be_as_large_as_the_device_says(simulate):
+    device = await simulate(queue_size=1024)
+    assert await device.get_vring_num() == 1024
+    driver = DeviceDriver(device, num=1024)
+    await driver.start()
+    driver.fill(0)
+    for _ in range(3):
+        assert await comes_back(driver, frame(BROADCAST))
+    await driver.stop()
+    with pytest.raises(DeviceError, match="a power of two up to 1024"):
+        await device.set_vring_num(0, 2048)
 
 
 async def test_a_received_packet_has_a_header_that_says_one_buffer(strict):

@@ -11,9 +11,11 @@ from cvqd.config.fields import REQUIRED, Field, ListOf, Scalar, Section, Union
 from cvqd.simulator.spec import (
     DEFAULT_MAC,
     DEFAULT_MAC_TABLE,
+    DEFAULT_QUEUE_SIZE,
     FAILING_CALLS,
     MAX_ADDRESS_SPACES,
     MAX_QUEUE_PAIRS,
+    MAX_QUEUE_SIZE,
     SUPPORTED_FEATURES,
     CallFault,
     Fault,
@@ -183,6 +185,12 @@ DEVICE: Final = Union(
                 ),
                 Field("mtu", scalars.integer(68, 65535), 1500, "longest packet, in bytes"),
                 Field("max_queue_pairs", scalars.integer(1, MAX_QUEUE_PAIRS), 1, "queue pairs it has"),
+                Field(
+                    "queue_size",
+                    scalars.integer(2, MAX_QUEUE_SIZE),
+                    DEFAULT_QUEUE_SIZE,
+                    "descriptors of its largest ring, a power of two",
+                ),
                 Field(
                     "groups",
                     scalars.member(Groups),

@@ -19,7 +19,6 @@ from cvqd.simulator.doorbells import require_eventfd
 from cvqd.simulator.faults import CallFaultPlan
 from cvqd.simulator.net_device import NetDevice
 from cvqd.simulator.outlet import Outlets
-from cvqd.simulator.ring import MAX_RING, Ring
 from cvqd.simulator.spec import LoopbackPath
 from cvqd.wire.net_config import SIZE
 from cvqd.wire.vhost_vdpa import Backend
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
 
     from cvqd.events import EventLog
     from cvqd.simulator.faults import FaultPlan
+    from cvqd.simulator.ring import Ring
     from cvqd.simulator.spec import SimulatorSpec
     from cvqd.simulator.statistics import Statistics
     from cvqd.wire.split_ring import RingAddresses
@@ -119,7 +119,7 @@ class SimulatedDevice:
 
     async def get_vring_num(self) -> int:
         """Largest ring, in descriptors."""
-        return MAX_RING
+        return self.spec.queue_size
 
     async def get_vqs_count(self) -> int:
         """Two rings for each pair, and the control ring."""
@@ -221,8 +221,9 @@ class SimulatedDevice:
         call, shown = Ioctl.VHOST_SET_VRING_NUM, f"index={index}, num={num}"
         self._planned("set_vring_num")
         ring = self._ring(call, index)
-        if not 1 <= num <= MAX_RING or num & (num - 1):
-            raise DeviceError(call.name, errno.EINVAL, f"not a power of two up to {MAX_RING}", shown)
+        if not 1 <= num <= self.spec.queue_size or num & (num - 1):
+            reason = f"not a power of two up to {self.spec.queue_size}"
+            raise DeviceError(call.name, errno.EINVAL, reason, shown)
         self._refuse_running(call, shown)
         ring.detach()
         ring.num = num

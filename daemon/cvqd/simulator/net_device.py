@@ -49,7 +49,15 @@ class NetDevice:
         self.negotiation: Final = Negotiation(spec)
         self.iotlb: Final = Iotlb(spec.address_spaces, spec.iova_range, self._table_changed)
         self.rings: Final = [
-            Ring(index, partial(self._memory, index), self._ring_format, fence, log, self.statistics)
+            Ring(
+                index,
+                partial(self._memory, index),
+                self._ring_format,
+                fence,
+                log,
+                self.statistics,
+                most=spec.queue_size,
+            )
             for index in range(spec.queue_count)
         ]
         self.control: Final = Control(spec, self.statistics, lambda queue: self.rings[queue].enabled)

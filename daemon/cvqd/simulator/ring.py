@@ -25,12 +25,11 @@ if TYPE_CHECKING:
     from cvqd.wire.ring_format import RingFormat
     from cvqd.wire.split_ring import RingAddresses
 
-#: largest ring, ``VDPASIM_QUEUE_MAX`` of ``drivers/vdpa/vdpa_sim/vdpa_sim.c``
-MAX_RING: Final = 256
-
 
 class Ring:
     """State of ring ``index``; descriptors for ``num``, ``base`` as SET_VRING_BASE encodes it.
+
+    ``most`` is how many it has until the driver says another number.
 
     ``ring_format`` is asked whenever the ring is looked at: it is negotiated for all rings of the device.
     """
@@ -43,7 +42,10 @@ class Ring:
         fence: Callable[[], None],
         log: EventLog,
         statistics: Statistics,
+        *,
+        most: int,
     ) -> None:
+        self._most = most
         self.index: Final = index
         self._memory = memory
         self._format = ring_format
@@ -53,7 +55,7 @@ class Ring:
         self._queue: GuestQueue | None = None
         self._unpublished = False
         self._base: int | None = None
-        self.num = MAX_RING
+        self.num = most
         self.addresses: RingAddresses | None = None
         self.enabled = False
         #: there may be chains to serve
@@ -66,7 +68,7 @@ class Ring:
         self._queue = None
         self._unpublished = False
         self._base = None
-        self.num = MAX_RING
+        self.num = self._most
         self.addresses = None
         self.enabled = False
         self.pending = False

@@ -19,6 +19,10 @@ DEFAULT_MAC: Final = bytes.fromhex("525400127601")
 
 #: the queue count is 2N + 1 and must stay far below the u16 that GET_VRING_NUM and friends use
 MAX_QUEUE_PAIRS: Final = 127
+#: a ring's limit (virtio 1.3 §2.7)
+MAX_QUEUE_SIZE: Final = 32768
+#: ``VDPASIM_QUEUE_MAX`` of ``drivers/vdpa/vdpa_sim/vdpa_sim.c``
+DEFAULT_QUEUE_SIZE: Final = 256
 
 #: more than the longest request can hold
 DEFAULT_MAC_TABLE: Final = 16384
@@ -207,6 +211,7 @@ class SimulatorSpec:
     mac: bytes = DEFAULT_MAC  #: six bytes
     mtu: int = 1500  #: bytes
     max_queue_pairs: int = 1
+    queue_size: int = DEFAULT_QUEUE_SIZE  #: largest ring, in descriptors
     groups: Groups = Groups.CVQ
     address_spaces: int = 2
     mac_table_entries: int = DEFAULT_MAC_TABLE  #: in both filter tables together; more are refused
@@ -227,6 +232,10 @@ class SimulatorSpec:
         if not 1 <= self.max_queue_pairs <= MAX_QUEUE_PAIRS:
             raise ValueError(
                 f"max_queue_pairs: {self.max_queue_pairs} is not between 1 and {MAX_QUEUE_PAIRS}"
+            )
+        if not 2 <= self.queue_size <= MAX_QUEUE_SIZE or self.queue_size & (self.queue_size - 1):
+            raise ValueError(
+                f"queue_size: {self.queue_size} is not a power of two between 2 and {MAX_QUEUE_SIZE}"
             )
         if not 1 <= self.address_spaces <= MAX_ADDRESS_SPACES:
             raise ValueError(
