@@ -141,7 +141,7 @@ def test_a_terminal_gets_one_aligned_screen():
     assert lines[0] == "vm0           running"
     for expected in (
         "device        vhost-vdpa /dev/vhost-vdpa-0",
-        "  has         pairs 4, queues 9, groups 2, address spaces 2",
+        "  has         pairs 4, queues 9, queue size 256, groups 2, address spaces 2",
         "front-end     connected",
         "  bridged     1 3",
         "isolation     isolated",

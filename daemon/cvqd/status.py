@@ -37,7 +37,10 @@ class MaskedStatus(TypedDict):
 
 
 class DeviceStatus(TypedDict):
-    """The device as it was found: bits by name, what it lacks with what follows, the rest counted."""
+    """The device as it was found: bits by name, what it lacks with what follows, the rest counted.
+
+    ``queue_size`` is its largest, in descriptors.
+    """
 
     kind: str
     path: str
@@ -47,6 +50,7 @@ class DeviceStatus(TypedDict):
     lacks: dict[str, str]
     pairs: int
     queues: int
+    queue_size: int
     groups: int
     address_spaces: int
 
@@ -181,6 +185,7 @@ def device_status(kind: str, path: str, facts: DeviceFacts, offer: FeatureOffer)
         "lacks": facts.lacks,
         "pairs": facts.max_pairs,
         "queues": facts.vqs,
+        "queue_size": facts.vring_num,
         "groups": facts.group_count,
         "address_spaces": facts.address_spaces,
     }

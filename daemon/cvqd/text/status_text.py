@@ -111,7 +111,7 @@ def _hanging(head: str, text: str, width: int) -> Iterator[str]:
 
 def _device(device: Mapping[str, Any], width: int) -> Iterator[str]:
     yield _row("device", " ".join(dict.fromkeys((device.get("kind", ""), device.get("path", "")))))
-    counts = ("pairs", "queues", "groups", "address_spaces")
+    counts = ("pairs", "queues", "queue_size", "groups", "address_spaces")
     shown = [f"{key.replace('_', ' ')} {device[key]}" for key in counts if key in device]
     yield _row("has", ", ".join(shown), 2)
     yield from _wrapped("features", device.get("features", ()), width)

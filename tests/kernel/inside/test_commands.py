@@ -58,7 +58,7 @@ def test_probe_shows_it_to_people_by_its_name(cvqd, node):
     assert result.code == 0
     lines = result.stdout.splitlines()
     assert lines[0] == f"device        vhost-vdpa {node}"
-    assert lines[1] == "  has         pairs 1, queues 3, groups 2, address spaces 2"
+    assert lines[1] == "  has         pairs 1, queues 3, queue size 256, groups 2, address spaces 2"
     assert "isolation     isolated" in lines
     assert "a probe resets the device" in result.stderr
 
