@@ -88,7 +88,7 @@ async def test_what_a_guest_does_is_counted_by_command_and_outcome(tmp_path: Pat
         assert value(found, "cvqd_command_duration_seconds_count") == answered
         assert value(found, "cvqd_command_duration_seconds_bucket", le="+Inf") == answered
         assert value(found, "cvqd_state_changes_total") == len(rig.log.of("state.changed"))
-        assert value(found, "cvqd_events_total", event="cvq.command.expired") == 1
+        assert value(found, "cvqd_events_total", event="cvq.command.expired", level="error") == 1
 
 
 async def test_the_blackout_of_a_move_is_measured_and_one_that_was_refused_had_none(tmp_path: Path):
@@ -193,7 +193,7 @@ async def test_the_verb_shows_a_daemons_metrics_and_writes_the_textfile(tmp_path
 
         assert await trio.to_thread.run_sync(cvqd) == 0
         found = samples(capsys.readouterr().out)
-        assert value(found, "cvqd_events_total", event="service.started") == 1
+        assert value(found, "cvqd_events_total", event="service.started", level="info") == 1
         directory = tmp_path / "textfiles"
         directory.mkdir()
         assert await trio.to_thread.run_sync(cvqd, "--textfile", str(directory)) == 0

@@ -83,7 +83,7 @@ _ALL: Final = (
         "cvqd_events",
         "counter",
         "log events, written or not; warnings and errors from 0 on, others once they occur",
-        ("event",),
+        ("event", "level"),
     ),
     Metric("cvqd_log_lines_limited", "counter", "log lines left out because a guest caused too many"),
     Metric("cvqd_log_lines_dropped", "counter", "log lines that standard error did not take in time"),

@@ -51,7 +51,7 @@ def read(
         "cvqd_replays": log.counts.get("state.replayed", 0),
         "cvqd_switchover_blackout_seconds": journal.blackouts,
         "cvqd_events": {
-            (name,): count
+            (name, event.level): count
             for name, event in EVENTS.items()
             if (count := log.counts.get(name, 0)) or event.level in _LOUD
         },
