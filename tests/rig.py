@@ -28,7 +28,7 @@ from cvqd.instance import Instance
 from cvqd.journal import Journal
 from cvqd.limits import Limits
 from cvqd.rehearsal import Rehearsals
-from cvqd.service import _next_frontend, take
+from cvqd.service import next_frontend, take
 from cvqd.simulator.device import SimulatedDevice
 from cvqd.simulator.spec import SimulatorSpec
 from cvqd.testing.driver import GuestMemory
@@ -150,7 +150,7 @@ class Rig:
 
     async def _serve(self, listener: Listener) -> None:
         try:
-            while (connection := await _next_frontend(listener, self.log)) is not None:
+            while (connection := await next_frontend(listener, self.log)) is not None:
                 async with connection:
                     await self.backend.serve(connection)
         finally:

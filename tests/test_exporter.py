@@ -14,8 +14,10 @@ import trio
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_prometheus
 
-from cvqd.cli import main
+from cvqd.cli import main, parser
+from cvqd.exporter import Exporter
 from cvqd.testing.daemon import DaemonProcess, simulator_config
+from cvqd.verbs import failure, instances, metrics
 from verb_process import running
 
 GREETING = "cvqd: listening on http://"
@@ -68,6 +70,20 @@ async def test_a_scraper_has_its_choice_of_formats_and_hears_of_an_instance_that
             assert await verb.wait() == 0
             (line,) = (await verb.err()).decode().splitlines()
             assert line == f"cvqd: {content['control']['socket']}: no instance is running here"
+
+
+def test_without_an_instance_a_scrape_is_empty_and_whoever_comes_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(instances, "DIRECTORY", str(tmp_path))
+    options = parser().parse_args(["metrics", "--listen", "127.0.0.1:0"])
+    exporter = Exporter(metrics._asked_anew(options), failure.report)
+    assert list(exporter.collect()) == list(exporter.collect()) == []
+    assert capsys.readouterr().err == ""
+    (tmp_path / "vm0.control").touch()
+    for _ in range(2):
+        assert found(exporter.collect()) == {("cvqd_up", frozenset({("name", "vm0")})): 0}
+    assert capsys.readouterr().err == f"cvqd: {tmp_path}/vm0.control: no instance is running here\n"
 
 
 def test_an_address_that_is_taken_is_named(capsys: pytest.CaptureFixture[str]):

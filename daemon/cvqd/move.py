@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
     from cvqd.events import EventLog
 
+#: rounds of one rehearsal
+MOST_ROUNDS: Final = 1000
+
 #: a switchover moves the guest, a dry one only asks whether it could be moved
 Kind = Literal["switchover", "dry"]
 #: where a failed move leaves the guest; from ``neither`` the next start takes it to the source

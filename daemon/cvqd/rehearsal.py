@@ -17,7 +17,7 @@ import trio
 
 from cvqd.errors import RequestError
 from cvqd.migration import Migration
-from cvqd.move import Move
+from cvqd.move import MOST_ROUNDS, Move
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -30,9 +30,6 @@ if TYPE_CHECKING:
     from cvqd.owner import Owner
 
 SCHEMA: Final = 1
-
-#: rounds of one rehearsal
-MOST: Final = 1000
 
 #: seconds between two moves: a guest that is only ever moved shows nothing
 PAUSE: Final = 0.1
@@ -135,8 +132,8 @@ def _asked(request: Mapping[str, Any]) -> tuple[str, bool, int, bool]:
     times, dry = request.get("times", 1), request.get("dry", False)
     if not isinstance(to, str) or not isinstance(back, bool) or not isinstance(dry, bool):
         raise RequestError('"to" is a name, "back" and "dry" are true or false')
-    if not isinstance(times, int) or isinstance(times, bool) or not 1 <= times <= MOST:
-        raise RequestError(f'"times" is 1 to {MOST}')
+    if not isinstance(times, int) or isinstance(times, bool) or not 1 <= times <= MOST_ROUNDS:
+        raise RequestError(f'"times" is 1 to {MOST_ROUNDS}')
     if times > 1 and not (back or dry):
         raise RequestError("a guest that is to go several times has to come back")
     return to, back and not dry, times, dry

@@ -96,7 +96,7 @@ async def run(config: Config, *, file: str, socket_path: str | None, fd: int | N
                 waits = f"waits for a front-end at {where.frontend_at}"
                 await notifier.status(waits)
                 await notifier.ready()
-                while (connection := await _next_frontend(where.frontend, log)) is not None:
+                while (connection := await next_frontend(where.frontend, log)) is not None:
                     await notifier.status("serves a front-end")
                     async with connection:
                         await backend.serve(connection)
@@ -135,7 +135,7 @@ def limits(config: Config) -> Limits:
     )
 
 
-async def _next_frontend(listener: Listener, log: EventLog) -> Connection | None:
+async def next_frontend(listener: Listener, log: EventLog) -> Connection | None:
     """The next front-end; it waits in the backlog while the system has no descriptor for it."""
     told = False
     while True:

@@ -54,7 +54,7 @@ class StructuredLog:
         format: str = "auto",  # noqa: A002 -- the configuration's word
     ) -> None:
         if format == "auto":
-            format = "console" if os.isatty(sink.fd) else "json"  # noqa: A001
+            format = "console" if os.isatty(sink.fd) else "json"  # noqa: A001 -- likewise
         self.run_id: Final = uuid.uuid4().hex[:12]
         self._sink = sink
         self._instance = instance

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from cvqd.errors import DeviceError
+from cvqd.host.doorbell import ring
 
 #: token under which a wake-up of our own is reported
 WAKE: Final = -1
@@ -93,31 +94,19 @@ class Doorbells:
 class Bell:
     """A borrowed eventfd that the device rings: a ring's call or the configuration's."""
 
-    __slots__ = ("_fd", "_room")
+    __slots__ = ("_fd",)
 
     def __init__(self) -> None:
         self._fd = -1
-        self._room: select.poll | None = None
 
     def bind(self, fd: int) -> None:
         """Ring this one from now on; -1 for none."""
         self._fd = fd
-        self._room = None
-        if fd >= 0:
-            self._room = select.poll()
-            self._room.register(fd, select.POLLOUT)
 
     def ring(self) -> None:
-        """Signal, if there is somebody to signal.
-
-        Another holder can fill the counter of a blocking eventfd, and the write
-        would then stop this process: a full counter is a signal already.
-        """
-        if self._room is None or not self._room.poll(0):
-            return
-        # closed by its owner, against the rules
-        with suppress(OSError):
-            os.eventfd_write(self._fd, 1)
+        """Signal, if there is somebody to signal."""
+        if self._fd >= 0:
+            ring(self._fd)
 
 
 def require_eventfd(call: str, fd: int, arguments: str) -> None:

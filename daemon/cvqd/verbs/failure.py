@@ -29,7 +29,7 @@ class InputError(CvqdError):
         super().__init__(f"{file}: {reason}")
 
 
-class MissingError(CvqdError):
+class MissingLibraryError(CvqdError):
     """What was asked for needs a library that is an optional extra of the package."""
 
     exit_code = 69

@@ -6,15 +6,17 @@ import argparse
 import os
 import sys
 from contextlib import suppress
-from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from cvqd.socket_paths import CONTROL, DIRECTORY
 from cvqd.verbs import instances
-from cvqd.verbs.failure import MissingError, OutputError, report
+from cvqd.verbs.failure import MissingLibraryError, OutputError, report
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from cvqd.control_client import ControlError
+    from cvqd.exporter import Gather
     from cvqd.verbs import Verbs
 
 #: node_exporter reads files with this suffix; one file for all instances, so that none is left behind
@@ -65,7 +67,7 @@ def _metrics(options: argparse.Namespace) -> int:
 
     if options.listen:
         return _serve(options)
-    texts, errors = _gather(options)
+    texts, errors = _gather(instances.control_sockets(options))
     code = 0
     for error in errors:
         code = report(error)
@@ -81,22 +83,30 @@ def _serve(options: argparse.Namespace) -> int:
     try:
         from cvqd.exporter import Exporter
     except ImportError as error:
-        raise MissingError("--listen", "prometheus-client", "prometheus") from error
+        raise MissingLibraryError("--listen", "prometheus-client", "prometheus") from error
     host, port = options.listen
-    where, thread = Exporter(partial(_gather, options), report).listen(host, port)
+    where, thread = Exporter(_asked_anew(options), report).listen(host, port)
     print(f"cvqd: listening on {where}", file=sys.stderr, flush=True)
     with suppress(KeyboardInterrupt):
         thread.join()
     return 0
 
 
-def _gather(options: argparse.Namespace) -> tuple[list[str], list[ControlError]]:
+def _asked_anew(options: argparse.Namespace) -> Gather:
+    """Asks what was named; or else whoever is there by then, be it nobody."""
+    if options.instance or options.config:
+        named = list(instances.control_sockets(options))
+        return lambda: _gather(named)
+    return lambda: _gather(instances.running())
+
+
+def _gather(sockets: Iterable[str]) -> tuple[list[str], list[ControlError]]:
     """What each instance has counted, and why others do not say."""
     from cvqd.control_client import ControlError, ask
 
     texts: list[str] = []
     errors: list[ControlError] = []
-    for path in instances.control_sockets(options):
+    for path in sockets:
         try:
             texts.append(ask(path, "metrics")["text"])
         except ControlError as error:

@@ -6,6 +6,7 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
+from cvqd.move import MOST_ROUNDS
 from cvqd.verbs import instances
 from cvqd.verbs.whole_number import up_to
 
@@ -21,9 +22,6 @@ ELSEWHERE: Final = 2
 NOWHERE: Final = 3
 #: nothing happened to it
 EX_TEMPFAIL: Final = 75
-
-#: rounds that a daemon makes at most
-MOST: Final = 1000
 
 #: seconds that one move may take: a device that pins a large guest's memory takes its time
 _MOVE: Final = 120.0
@@ -54,7 +52,7 @@ def add(verbs: Verbs) -> None:
     )
     rehearse.add_argument("--back", action="store_true", help="and back to where the guest is now")
     rehearse.add_argument(
-        "--times", metavar="N", type=up_to(MOST), default=1, help=f"so many rounds, 1 to {MOST}"
+        "--times", metavar="N", type=up_to(MOST_ROUNDS), default=1, help=f"so many rounds, 1 to {MOST_ROUNDS}"
     )
     rehearse.add_argument(
         "--dry", action="store_true", help="only suspend the device, compare with the target, and resume"
