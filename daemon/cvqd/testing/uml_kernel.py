@@ -1,6 +1,6 @@
 """What a User Mode Linux guest is started from: packages, kernel command line, module files.
 
-Pure look-ups on the host's file system; nothing here runs anything.
+Look-ups on the host; nothing is started here.
 """
 
 from __future__ import annotations
@@ -9,12 +9,15 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from cvqd.testing import uml_registers
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+_KERNEL: Final = "linux.uml"
 #: The kernel, the tools that the guest borrows from the host, and Debian's package of each.
 _NEEDED: Final = (
-    ("linux.uml", "user-mode-linux"),
+    (_KERNEL, "user-mode-linux"),
     ("/bin/busybox", "busybox-static"),
     ("ip", "iproute2"),
     ("ethtool", "ethtool"),
@@ -57,15 +60,19 @@ def command_line(
     cpu: int | None,
 ) -> list[str]:
     """The command that boots a guest whose ttyS0 is the descriptor ``channel``."""
-    pin = [] if cpu is None else ["taskset", "--cpu-list", str(cpu)]
+    before = [] if cpu is None else ["taskset", "--cpu-list", str(cpu)]
+    environment = []
+    if uml_registers.too_wide(shutil.which(_KERNEL, path=SEARCH) or _KERNEL):
+        before += uml_registers.prefix()
+        environment.append(uml_registers.WITHOUT_AVX)
     devices = []
     for path in sockets:
         if ":" in str(path) or " " in str(path):
             raise UmlError(f"{path}: the kernel's command line cannot carry this path")
         devices.append(f"virtio_uml.device={path.absolute()}:{_NETWORK_CARD}")
     return [
-        *pin,
-        "linux.uml",
+        *before,
+        _KERNEL,
         f"mem={memory_mib}M",
         "rootfstype=hostfs",
         "rootflags=/",
@@ -78,6 +85,7 @@ def command_line(
         "ssl=null",
         f"ssl0=fd:{channel}",
         *devices,
+        *environment,
         "init=/bin/sh",
         "--",
         str(_INIT),
