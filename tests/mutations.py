@@ -17,15 +17,15 @@ from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 from cvqd.core.address_space import AddressSpace
-from cvqd.core.guest_queue import Chain, GuestQueue
 from cvqd.core.ledger import Ledger
 from cvqd.core.policy import HashLimits, Policy
-from cvqd.core.shadow_queue import ShadowLayout, ShadowQueue
+from cvqd.core.queues.guest_queue import Chain, GuestQueue
+from cvqd.core.queues.shadow_queue import ShadowLayout, ShadowQueue
 from cvqd.core.tracked import TrackedState
-from cvqd.journal import Journal
 from cvqd.relay import Relay
 from cvqd.simulator.control import HASH_TYPES, MAX_KEY, MAX_TABLE, Control
 from cvqd.simulator.spec import SimulatorSpec
+from cvqd.telemetry.journal import Journal
 from cvqd.wire.net_control import ERR, OK, AnnounceAck, RxMode
 from cvqd.wire.packed_ring import PackedBase
 from cvqd.wire.split_ring import SplitRing

@@ -17,20 +17,20 @@ import pytest
 import trio
 import trio.testing
 
-from cvqd.backend import Backend
 from cvqd.config.device import OWN_DEVICE
+from cvqd.core.limits import Limits
 from cvqd.core.site_policy import EVERYTHING
-from cvqd.device_events import follow_config
-from cvqd.devices import Devices
+from cvqd.frontend.backend import Backend
 from cvqd.host import unix_listener
 from cvqd.host.listener import Listener
-from cvqd.instance import Instance
-from cvqd.journal import Journal
-from cvqd.limits import Limits
-from cvqd.rehearsal import Rehearsals
+from cvqd.instance.device_events import follow_config
+from cvqd.instance.instance import Instance
+from cvqd.instance.rehearsals import Rehearsals
+from cvqd.owner.devices import Devices
 from cvqd.service import next_frontend, take
 from cvqd.simulator.device import SimulatedDevice
 from cvqd.simulator.spec import SimulatorSpec
+from cvqd.telemetry.journal import Journal
 from cvqd.testing.driver import GuestMemory
 from cvqd.testing.events import EventRecorder
 from cvqd.testing.frontend import FrontEnd
@@ -46,8 +46,8 @@ if TYPE_CHECKING:
 
     from cvqd.config.device import DeviceConfig
     from cvqd.core.site_policy import SitePolicy
-    from cvqd.owner import Owner
-    from cvqd.state_keeper import StateKeeper
+    from cvqd.core.state_keeper import StateKeeper
+    from cvqd.owner.owner import Owner
     from cvqd.testing.steps import GuestSetup
 
 MAC_A = bytes.fromhex("525400aa0001")

@@ -6,9 +6,9 @@ import itertools
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from cvqd.core import session_effects as effects
-from cvqd.core.session import Session
-from cvqd.core.session_offer import Offer
+from cvqd.core.session import effects
+from cvqd.core.session.offer import Offer
+from cvqd.core.session.session import Session
 from cvqd.wire import vhost_user_payloads as payloads
 from cvqd.wire.vhost_user import (
     HEADER,

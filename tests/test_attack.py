@@ -15,12 +15,12 @@ import pytest
 import trio
 import yaml
 
+from cvqd.core.limits import Limits
 from cvqd.errors import IsolationError
-from cvqd.journal import Journal
-from cvqd.limits import Limits
 from cvqd.service import take
 from cvqd.simulator.device import SimulatedDevice
 from cvqd.simulator.spec import Groups, SimulatorSpec
+from cvqd.telemetry.journal import Journal
 from cvqd.testing.daemon import simulator_config
 from cvqd.testing.driver import GuestMemory, Segment
 from cvqd.testing.events import EventRecorder

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 
-from cvqd import device_events
 from cvqd.core.device import VdpaDevice
 from cvqd.errors import DeviceError, UnavailableError
+from cvqd.instance import device_events
 from cvqd.simulator.spec import Fault, FaultAction, SimulatorSpec
 from cvqd.testing.daemon import DaemonProcess, simulator_config
 from cvqd.testing.driver import GuestMemory

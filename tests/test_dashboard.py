@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from cvqd.events import CATALOGUE as EVENTS
-from cvqd.metrics import CATALOGUE, NAME, Metric
+from cvqd.telemetry.metrics import CATALOGUE, NAME, Metric
 
 DASHBOARD: dict[str, Any] = json.loads(
     (Path(__file__).resolve().parents[1] / "config" / "grafana.json").read_text()

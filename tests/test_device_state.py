@@ -16,14 +16,14 @@ import trio
 
 from cvqd.core.ledger import Ledger
 from cvqd.core.site_policy import SitePolicy
-from cvqd.device_state import PATIENCE
 from cvqd.errors import CompatibilityError
+from cvqd.frontend.device_state import PATIENCE
 from cvqd.host import logging
 from cvqd.host.log_limit import GuestLimit
 from cvqd.host.log_sink import Sink
 from cvqd.host.logging import StructuredLog
+from cvqd.owner.snapshots import load, taken
 from cvqd.simulator.spec import SimulatorSpec
-from cvqd.snapshots import load, taken
 from cvqd.testing.events import EventRecorder
 from cvqd.testing.frontend_connection import FrontEndError
 from cvqd.wire import snapshot

@@ -15,7 +15,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_prometheus
 
 from cvqd.cli import main, parser
-from cvqd.exporter import Exporter
+from cvqd.client.exporter import Exporter
 from cvqd.testing.daemon import DaemonProcess, simulator_config
 from cvqd.verbs import failure, instances, metrics
 from verb_process import running
@@ -96,7 +96,7 @@ def test_an_address_that_is_taken_is_named(capsys: pytest.CaptureFixture[str]):
 def test_without_the_library_it_is_said_how_to_get_it(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.delitem(sys.modules, "cvqd.exporter", raising=False)
+    monkeypatch.delitem(sys.modules, "cvqd.client.exporter", raising=False)
     monkeypatch.setitem(sys.modules, "prometheus_client", None)
     assert main(["metrics", "--listen", "127.0.0.1:0"]) == 69
     assert capsys.readouterr().err == (

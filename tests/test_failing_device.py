@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from cvqd.errors import DeviceError
-from cvqd.recovery import MOST, WINDOW
+from cvqd.owner.recovery import MOST, WINDOW
 from cvqd.simulator.spec import CallFault, Fault, FaultAction, SimulatorSpec, default_features
 from cvqd.testing.frontend_connection import FrontEndError
 from cvqd.wire.net_control import ERR, MacAddrSet, VlanAdd, VqPairsSet

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cvqd.core.address_space import AddressSpace
-from cvqd.guest_ring import GuestRing
+from cvqd.core.queues.guest_ring import GuestRing
 from cvqd.wire.packed_ring import INITIAL_BASE, PackedRing, available_flags, used_flags
 from cvqd.wire.ring_format import RingFormat
 from cvqd.wire.split_ring import RingAddresses, SplitRing

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from cvqd.core.guest_queue import Chain
-from cvqd.journal import BACKLOG, Journal, Pending
+from cvqd.core.queues.guest_queue import Chain
+from cvqd.telemetry.journal import BACKLOG, Journal, Pending
 from cvqd.testing.events import EventRecorder
 from cvqd.wire.net_control import OK, VlanAdd
 

@@ -13,10 +13,10 @@ from prometheus_client.parser import text_string_to_metric_families as parse_pro
 
 from cvqd import __version__
 from cvqd.cli import main
-from cvqd.histogram import BOUNDS, Histogram
-from cvqd.metrics import CATALOGUE, NAME, render
-from cvqd.readings import read
+from cvqd.instance.readings import read
 from cvqd.simulator.spec import Fault, FaultAction, SimulatorSpec
+from cvqd.telemetry.histogram import BOUNDS, Histogram
+from cvqd.telemetry.metrics import CATALOGUE, NAME, render
 from cvqd.testing.daemon import DaemonProcess, simulator_config
 from cvqd.text import metrics_text
 from cvqd.wire.net_control import NAMES, MacAddrSet, VlanAdd

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from cvqd.core.site_policy import SitePolicy
-from cvqd.own_commands import opening, pairs_of
+from cvqd.owner.own_commands import opening, pairs_of
 from cvqd.simulator.spec import Fault, FaultAction, SimulatorSpec, default_features
 from cvqd.testing.frontend_connection import FrontEndError
 from cvqd.wire.net_control import RxMode, RxModeSet, VqPairsSet

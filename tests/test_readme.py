@@ -11,10 +11,12 @@ from pathlib import Path
 
 import bad_days
 import command_table
-from cvqd import cli, config, events, metrics
+import room_table
+from cvqd import cli, config, events
 from cvqd.manual import schema
 from cvqd.manual.command_tree import command
 from cvqd.report import anomaly, blackout
+from cvqd.telemetry import metrics
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 
@@ -77,6 +79,7 @@ def with_tables(text: str) -> str:
         ("anomaly table", anomaly_table()),
         ("metric table", metric_table()),
         ("bad day table", bad_days.table()),
+        ("room table", room_table.table()),
     ):
         block = "\n".join([f"<!-- {name} -->", *rows, "<!-- end -->"])
         text, found = re.subn(

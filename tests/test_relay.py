@@ -9,14 +9,14 @@ import pytest
 import trio
 
 from cvqd.core.address_space import AddressSpace
-from cvqd.core.guest_queue import Chain, GuestQueue
 from cvqd.core.ledger import Ledger
 from cvqd.core.policy import Policy
-from cvqd.core.shadow_queue import ShadowLayout, ShadowQueue
+from cvqd.core.queues.guest_queue import Chain, GuestQueue
+from cvqd.core.queues.shadow_queue import ShadowLayout, ShadowQueue
 from cvqd.core.site_policy import SitePolicy
 from cvqd.core.tracked import TrackedState
-from cvqd.journal import Journal
 from cvqd.relay import SILENCE, Relay
+from cvqd.telemetry.journal import Journal
 from cvqd.testing.events import EventRecorder
 from cvqd.wire.net_control import (
     AnnounceAck,
@@ -474,7 +474,7 @@ def test_an_expired_line_tells_what_the_guest_saw_though_the_late_answer_is_ther
     monkeypatch: pytest.MonkeyPatch,
 ):
     moments = itertools.count(0, 1_000_000)
-    monkeypatch.setattr("cvqd.journal.monotonic_ns", lambda: next(moments))
+    monkeypatch.setattr("cvqd.telemetry.journal.monotonic_ns", lambda: next(moments))
     stage = Stage()
     stage.send(VlanAdd(1))
     stage.relay.step(0)

@@ -12,7 +12,7 @@ import yaml
 
 from cvqd.config import parse
 from cvqd.host.notify import Notifier
-from cvqd.reload import Reloader, differences
+from cvqd.instance.reload import Reloader, differences
 from cvqd.testing.daemon import DaemonProcess, simulator_config
 from cvqd.testing.events import EventRecorder
 from cvqd.testing.frontend import FrontEnd

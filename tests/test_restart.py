@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from cvqd.owner.state_log import StateLog
 from cvqd.simulator.spec import DEFAULT_MAC, SimulatorSpec
-from cvqd.state_log import StateLog
 from cvqd.testing.driver import GuestMemory
 from cvqd.testing.events import EventRecorder
 from cvqd.testing.sequences import ORDERS

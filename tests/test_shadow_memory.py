@@ -9,11 +9,11 @@ import pytest
 
 from cvqd.core.lifecycle import inspect
 from cvqd.core.mappings import Mappings
-from cvqd.core.shadow_queue import ShadowLayout, ShadowQueue
+from cvqd.core.queues.shadow_queue import ShadowLayout, ShadowQueue
 from cvqd.errors import DeviceError
 from cvqd.host.doorbell import DoorbellSet
-from cvqd.replay import replay
-from cvqd.shadow import ShadowMemory
+from cvqd.owner.replay import replay
+from cvqd.owner.shadow_memory import ShadowMemory
 from cvqd.wire.net_control import MacTableSet, VlanAdd
 from rig import Rig
 

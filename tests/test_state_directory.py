@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cvqd import state_log
 from cvqd.config import parse
 from cvqd.errors import StateError
+from cvqd.owner import state_log
 from cvqd.testing.daemon import DaemonError, DaemonProcess, simulator_config
 from cvqd.testing.events import EventRecorder
 

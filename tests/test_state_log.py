@@ -9,11 +9,11 @@ import pytest
 
 from cvqd.core.kept_state import KeptState
 from cvqd.core.ledger import Ledger
+from cvqd.core.state_keeper import NothingKept
 from cvqd.core.tracked import TableKept, TrackedState
 from cvqd.errors import StateError
 from cvqd.host import state_file
-from cvqd.state_keeper import NothingKept
-from cvqd.state_log import StateLog
+from cvqd.owner.state_log import StateLog
 from cvqd.testing.events import EventRecorder
 from cvqd.wire.net_control import CoalVqGet, MacAddrSet, MacTableSet, StatsQuery, VlanAdd
 from cvqd.wire.state_log import HALF_HEADER, HEADER_SIZE
@@ -204,7 +204,7 @@ def test_tidying_waits_until_it_is_worth_it(tmp_path: Path):
 
 def test_another_boot_makes_it_outdated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     a_life(tmp_path, VlanAdd(5))
-    monkeypatch.setattr("cvqd.state_log.boot_id", lambda: b"another boot id.")
+    monkeypatch.setattr("cvqd.owner.state_log.boot_id", lambda: b"another boot id.")
     log = EventRecorder()
     with closing(opened(tmp_path, log)) as kept:
         assert kept.loaded is None

@@ -9,15 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cvqd import status
 from cvqd.core import features
 from cvqd.core.coalescing import CoalescingTable
-from cvqd.core.guest_queue import Chain
 from cvqd.core.isolation import judge
 from cvqd.core.lifecycle import DeviceFacts
+from cvqd.core.queues.guest_queue import Chain
 from cvqd.core.tracked import TrackedState
 from cvqd.errors import GuestError
-from cvqd.journal import Journal, Pending
+from cvqd.telemetry import status
+from cvqd.telemetry.journal import Journal, Pending
 from cvqd.testing.events import EventRecorder
 from cvqd.text.paint import Paint
 from cvqd.text.status_overview import overview

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
-from cvqd.move import Move
 from cvqd.simulator.device import SimulatedDevice
 from cvqd.simulator.spec import Fault, FaultAction
+from cvqd.telemetry.move import Move
 from rig import Rig, jumping_clock, open_descriptors, settled
 from two_devices import PHASES, SPARE, mappings, moving, rehearse, two, waiting, well
 

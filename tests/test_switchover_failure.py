@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cvqd import run
-from cvqd.launch import Launch
+from cvqd.owner import run
+from cvqd.owner.launch import Launch
 from cvqd.simulator.spec import CallFault, Fault, FaultAction
 from cvqd.wire.net_control import Coalescing, CoalVqSet, MacTableSet, RxMode, RxModeSet
 from rig import Guest, Rig, frame, jumping_clock, settled

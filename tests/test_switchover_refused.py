@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
-from cvqd import shadow
 from cvqd.core import lifecycle
 from cvqd.errors import RequestError
-from cvqd.move import Move
+from cvqd.owner import shadow_memory as shadow
 from cvqd.simulator.device import SimulatedDevice
 from cvqd.simulator.spec import (
     SUPPORTED_BACKEND_FEATURES,
@@ -25,6 +24,7 @@ from cvqd.simulator.spec import (
     SimulatorSpec,
     default_features,
 )
+from cvqd.telemetry.move import Move
 from cvqd.testing.events import EventRecorder
 from cvqd.wire.net_control import MacAddrSet
 from cvqd.wire.vhost_vdpa import Backend

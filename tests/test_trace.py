@@ -14,15 +14,15 @@ import pytest
 import trio
 
 from capture import read
-from cvqd.core.chain import Chain
+from cvqd.core.queues.chain import Chain
 from cvqd.errors import GuestError
-from cvqd.journal import Journal, Pending
+from cvqd.telemetry.journal import Journal, Pending
+from cvqd.telemetry.traced import SNAP, Traced
 from cvqd.testing.daemon import DaemonProcess, simulator_config
 from cvqd.testing.events import EventRecorder
 from cvqd.testing.frontend import FrontEnd
 from cvqd.text.paint import Paint
 from cvqd.text.trace_text import as_json, as_line, capture_head, packets
-from cvqd.traced import SNAP, Traced
 from cvqd.wire.net_control import COMMANDS, NAMES, OK, MacAddrSet, StatsQuery, VlanAdd, VlanDel
 from cvqd.wire.trace_frame import Kind, Outcome, TraceFrame
 from driven_guest import MAC_A, DrivenGuest

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
-from cvqd import watchdog
-from cvqd.journal import Pending
+from cvqd.instance import watchdog
+from cvqd.telemetry.journal import Pending
 from cvqd.testing.events import EventRecorder
 from rig import Rig, jumping_clock, settled
 

@@ -28,10 +28,10 @@ from cvqd.core.compatibility import usable
 from cvqd.core.restore import replay, replay_running
 from cvqd.core.tracked import TrackedState
 from cvqd.errors import CompatibilityError, CvqdError, DeviceError, RequestError
-from cvqd.launch import Launch
-from cvqd.move import PREPARE
-from cvqd.owned_device import tell_failed
-from cvqd.snapshots import taken
+from cvqd.owner.launch import Launch
+from cvqd.owner.owned_device import tell_failed
+from cvqd.owner.snapshots import taken
+from cvqd.telemetry.move import PREPARE
 from cvqd.wire import net_config, snapshot
 from cvqd.wire.net_config import format_mac
 from cvqd.wire.virtio import Feature, Status
@@ -39,13 +39,13 @@ from cvqd.wire.virtio import Feature, Status
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from cvqd.devices import Devices
+    from cvqd.core.limits import Limits
     from cvqd.events import EventLog
-    from cvqd.limits import Limits
-    from cvqd.move import Move
-    from cvqd.owned_device import OwnedDevice
-    from cvqd.owner import Owner
-    from cvqd.run import Run
+    from cvqd.owner.devices import Devices
+    from cvqd.owner.owned_device import OwnedDevice
+    from cvqd.owner.owner import Owner
+    from cvqd.owner.run import Run
+    from cvqd.telemetry.move import Move
     from cvqd.wire.snapshot import Snapshot
 
 

@@ -23,26 +23,26 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import trio
 
+from cvqd.core.address_tables import Tables, promiscuous
 from cvqd.core.policy import Route
 from cvqd.core.site_policy import EVERYTHING
+from cvqd.core.state_keeper import NothingKept
 from cvqd.errors import GuestError
-from cvqd.journal import Pending
-from cvqd.state_keeper import NothingKept
-from cvqd.tables import Tables, promiscuous
+from cvqd.telemetry.journal import Pending
 from cvqd.wire.net_control import ACK, ERR, OK, Command, MacTableSet, decode
 from cvqd.wire.split_ring import MAX_SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from cvqd.core.chain import Chain
     from cvqd.core.ledger import Ledger
     from cvqd.core.policy import Policy
-    from cvqd.core.shadow_queue import ShadowQueue
+    from cvqd.core.queues.chain import Chain
+    from cvqd.core.queues.shadow_queue import ShadowQueue
     from cvqd.core.site_policy import SitePolicy
+    from cvqd.core.state_keeper import StateKeeper
     from cvqd.host.doorbell import DoorbellSet
-    from cvqd.journal import Journal
-    from cvqd.state_keeper import StateKeeper
+    from cvqd.telemetry.journal import Journal
 
 #: seconds without a doorbell after which log lines are written though the guest waits for its device
 SILENCE: Final = 0.001

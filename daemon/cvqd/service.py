@@ -14,34 +14,35 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import trio
 
-from cvqd import __version__, sockets, watchdog
-from cvqd.backend import Backend
+from cvqd import __version__
 from cvqd.config import CharDevice, IsolationPolicy
 from cvqd.config.device import OWN_DEVICE
-from cvqd.device_events import await_removal, follow_config
-from cvqd.devices import Devices
+from cvqd.core.limits import Limits
+from cvqd.frontend.backend import Backend
 from cvqd.host import control
 from cvqd.host.notify import Notifier
-from cvqd.instance import Instance
-from cvqd.journal import Journal
-from cvqd.limits import Limits
-from cvqd.owned_device import OwnedDevice
-from cvqd.owner import Owner
-from cvqd.rehearsal import Rehearsals
-from cvqd.reload import Reloader
-from cvqd.signals import await_end, ending, report
-from cvqd.state_log import keep_state
-from cvqd.status import ProbeReport, device_status, probe_report
+from cvqd.instance import sockets, watchdog
+from cvqd.instance.device_events import await_removal, follow_config
+from cvqd.instance.instance import Instance
+from cvqd.instance.rehearsals import Rehearsals
+from cvqd.instance.reload import Reloader
+from cvqd.instance.signals import await_end, ending, report
+from cvqd.owner.devices import Devices
+from cvqd.owner.owned_device import OwnedDevice
+from cvqd.owner.owner import Owner
+from cvqd.owner.state_log import keep_state
+from cvqd.telemetry.journal import Journal
+from cvqd.telemetry.status import ProbeReport, device_status, probe_report
 
 if TYPE_CHECKING:
     from cvqd.config import Config, DeviceConfig
     from cvqd.core.device import VdpaDevice
-    from cvqd.devices import DeviceLog
+    from cvqd.core.state_keeper import StateKeeper
     from cvqd.events import EventLog
     from cvqd.host.listener import Connection, Listener
-    from cvqd.instance import FollowedLog
-    from cvqd.reload import LeveledLog
-    from cvqd.state_keeper import StateKeeper
+    from cvqd.instance.instance import FollowedLog
+    from cvqd.instance.reload import LeveledLog
+    from cvqd.owner.devices import DeviceLog
 
     class ServiceLog(LeveledLog, FollowedLog, DeviceLog, Protocol):
         """What a service asks of its log."""

@@ -14,15 +14,15 @@ from control_path import DEPTHS, line
 
 from cvqd.core.kept_state import KeptState
 from cvqd.core.ledger import Ledger
+from cvqd.core.state_keeper import NothingKept
 from cvqd.core.tracked import TrackedState
+from cvqd.owner.state_log import StateLog
 from cvqd.simulator.spec import DEFAULT_MAC, default_features
-from cvqd.state_keeper import NothingKept
-from cvqd.state_log import StateLog
 from cvqd.testing.events import EventRecorder
 from cvqd.wire.net_control import MacAddrSet
 
 if TYPE_CHECKING:
-    from cvqd.state_keeper import StateKeeper
+    from cvqd.core.state_keeper import StateKeeper
 
 FEATURES = default_features(4)
 LIFE = KeptState(FEATURES, DEFAULT_MAC, TrackedState.after_reset(DEFAULT_MAC, FEATURES))

@@ -22,9 +22,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from control_path import aim, line, watching_others
 
-from cvqd import driver_life
 from cvqd.core.ledger import Ledger
-from cvqd.replay import replay
+from cvqd.owner import driver_life
+from cvqd.owner.replay import replay
 from cvqd.simulator.spec import SimulatorSpec, default_features
 from cvqd.wire.net_control import (
     Coalescing,
@@ -45,7 +45,7 @@ from rig import MAC_A, Rig
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from cvqd.core.shadow_queue import ShadowQueue
+    from cvqd.core.queues.shadow_queue import ShadowQueue
     from cvqd.host.doorbell import DoorbellSet
     from cvqd.wire.net_control import Command
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from cvqd.core.guest_queue import GuestQueue
+from cvqd.core.queues.guest_queue import GuestQueue
 from cvqd.errors import GuestError
 from cvqd.wire.split_ring import DESC_INDIRECT, Descriptor
 from ring_memory import BASE, RingMemory, no_fence

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cvqd.core.address_space import AddressSpace
-from cvqd.core.guest_queue import GuestQueue
-from cvqd.core.packed_answers import Answered, PackedAnswers, resume
-from cvqd.core.packed_driver_ring import PackedDriverRing
+from cvqd.core.queues.guest_queue import GuestQueue
+from cvqd.core.queues.packed_answers import Answered, PackedAnswers, resume
+from cvqd.core.queues.packed_driver_ring import PackedDriverRing
 from cvqd.wire.packed_ring import INITIAL_BASE, PackedBase, PackedDescriptor, PackedRing, packed_sizes
 from cvqd.wire.split_ring import DESC_WRITE
 from cvqd.wire.vhost_vdpa import Access

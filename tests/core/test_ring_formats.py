@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cvqd.core.address_space import AddressSpace
-from cvqd.core.driver_ring import driver_ring
-from cvqd.core.guest_queue import GuestQueue
-from cvqd.core.ring_error import RingError
+from cvqd.core.queues.driver_ring import driver_ring
+from cvqd.core.queues.guest_queue import GuestQueue
+from cvqd.core.queues.ring_error import RingError
 from cvqd.errors import GuestError
 from cvqd.testing.played_ring import PlayedRing, Table
 from cvqd.wire.packed_ring import (
@@ -37,7 +37,7 @@ from cvqd.wire.split_ring import (
 from ring_memory import no_fence
 
 if TYPE_CHECKING:
-    from cvqd.core.chain import Chain
+    from cvqd.core.queues.chain import Chain
 
 FORMATS = [
     RingFormat(packed, indirect, event_index)

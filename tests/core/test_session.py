@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from cvqd.core import session_effects as effects
-from cvqd.core.session import Session
-from cvqd.core.session_offer import Offer
-from cvqd.core.session_requests import HANDLERS
-from cvqd.core.session_rules import RULES, UNANSWERABLE
+from cvqd.core.session import effects
+from cvqd.core.session.offer import Offer
+from cvqd.core.session.requests import HANDLERS
+from cvqd.core.session.rules import RULES, UNANSWERABLE
+from cvqd.core.session.session import Session
 from cvqd.errors import FrontendError
 from cvqd.testing.steps import ANSWERED
 from cvqd.wire import vhost_user_payloads as payloads

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cvqd.core import session_effects as effects
+from cvqd.core.session import effects
 from cvqd.errors import FrontendError
 from cvqd.wire import vhost_user_payloads as payloads
 from cvqd.wire.split_ring import RingAddresses

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cvqd.core import session_effects as effects
-from cvqd.core.session import Session
+from cvqd.core.session import effects
+from cvqd.core.session.session import Session
 from cvqd.errors import FrontendError
 from cvqd.testing.sequences import ORDERS
 from cvqd.testing.sequences import Sequence as Steps

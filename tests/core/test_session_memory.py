@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cvqd.core import session_effects as effects
+from cvqd.core.session import effects
 from cvqd.errors import FrontendError
 from cvqd.wire import vhost_user_payloads as payloads
 from session_messages import FILE, FakeFd, R, message, negotiated, region, say, table
 
 if TYPE_CHECKING:
-    from cvqd.core.session import Session
+    from cvqd.core.session.session import Session
     from cvqd.wire.vhost_user import Message
 
 

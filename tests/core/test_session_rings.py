@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from cvqd.core import session_effects as effects
+from cvqd.core.session import effects
 from cvqd.errors import FrontendError
 from cvqd.wire import vhost_user_payloads as payloads
 from cvqd.wire.split_ring import RingAddresses

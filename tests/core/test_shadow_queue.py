@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from cvqd.core.address_space import AddressSpace
-from cvqd.core.guest_queue import Chain, GuestQueue
-from cvqd.core.shadow_queue import PAGE, ShadowLayout, ShadowQueue
+from cvqd.core.queues.guest_queue import Chain, GuestQueue
+from cvqd.core.queues.shadow_queue import PAGE, ShadowLayout, ShadowQueue
 from cvqd.wire.split_ring import SplitRing, ring_sizes
 from cvqd.wire.vhost_vdpa import Access
 from ring_memory import no_fence

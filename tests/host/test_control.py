@@ -8,7 +8,7 @@ import pytest
 import trio
 import trio.testing
 
-from cvqd.control_client import ControlError, ask
+from cvqd.client.control import ControlError, ask
 from cvqd.errors import DeviceError
 from cvqd.host import control, unix_listener
 from cvqd.host.feed import CAPACITY, Feed

@@ -8,9 +8,9 @@ import socket
 import pytest
 import trio
 
-from cvqd.core.session import Session
-from cvqd.core.session_effects import ReadConfig, RingStopped
-from cvqd.core.session_offer import Offer
+from cvqd.core.session.effects import ReadConfig, RingStopped
+from cvqd.core.session.offer import Offer
+from cvqd.core.session.session import Session
 from cvqd.errors import FrontendError
 from cvqd.host.backend_channel import send_config_change
 from cvqd.host.listener import Connection

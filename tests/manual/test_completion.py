@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from cvqd import cli
+from cvqd.host.socket_paths import CONTROL, DIRECTORY
 from cvqd.manual import bash_completion, fish_completion, zsh_completion
 from cvqd.manual.command_tree import command
-from cvqd.socket_paths import CONTROL, DIRECTORY
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from cvqd import cli, config, events, metrics
+from cvqd import cli, config, events
 from cvqd.manual import command_page, event_fields
 from cvqd.manual.command_tree import command
 from cvqd.manual.config_page import EXAMPLE, NOTES
 from cvqd.manual.files import files, today
 from cvqd.manual.roff import Page, markup, sentence
+from cvqd.telemetry import metrics
 
 ROOT = Path(__file__).parents[2]
 FILES = files("2026-11-22")

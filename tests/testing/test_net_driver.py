@@ -8,7 +8,7 @@ import pytest
 import trio
 
 from cvqd.core.address_space import AddressSpace
-from cvqd.core.guest_queue import Chain, GuestQueue
+from cvqd.core.queues.guest_queue import Chain, GuestQueue
 from cvqd.host.doorbell import ring
 from cvqd.host.shared_memory import fence
 from cvqd.testing.driver import DriverQueue, GuestMemory, Segment

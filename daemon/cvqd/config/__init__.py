@@ -22,7 +22,7 @@ from cvqd.config import scalars
 from cvqd.config.device import DEVICE, OWN_DEVICE, CharDevice, DeviceConfig
 from cvqd.config.fields import DEFAULTS, REQUIRED, Field, MapOf, Reader, Scalar, Section, rows
 from cvqd.config.policy import POLICY
-from cvqd.socket_paths import control_socket, frontend_socket
+from cvqd.host.socket_paths import control_socket, frontend_socket
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

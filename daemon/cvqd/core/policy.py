@@ -12,8 +12,8 @@ import enum
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from cvqd.core.queues.shadow_queue import SHORT_ANSWER
 from cvqd.core.renumber import request_for_device, result_for_guest
-from cvqd.core.shadow_queue import SHORT_ANSWER
 from cvqd.errors import GuestError
 from cvqd.wire.net_control import (
     GUEST_OFFLOADS,

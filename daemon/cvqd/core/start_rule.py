@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from cvqd.wire.virtio import Status
 
 if TYPE_CHECKING:
-    from cvqd.core.session import Session
+    from cvqd.core.session.session import Session
 
 
 class Readiness(NamedTuple):

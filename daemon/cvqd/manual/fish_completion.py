@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from typing import TYPE_CHECKING, Final
 
-from cvqd.socket_paths import DIRECTORY
+from cvqd.host.socket_paths import DIRECTORY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

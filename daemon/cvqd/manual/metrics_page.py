@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from cvqd import metrics
 from cvqd.manual.roff import sentence
+from cvqd.telemetry import metrics
 
 if TYPE_CHECKING:
     from cvqd.manual.roff import Page
-    from cvqd.metrics import Metric
+    from cvqd.telemetry.metrics import Metric
 
 SUMMARY: Final = "metrics of the shadow control queue daemon"
 

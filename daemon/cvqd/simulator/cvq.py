@@ -16,7 +16,7 @@ from cvqd.wire.net_control import ERR, OK
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from cvqd.core.chain import Chain
+    from cvqd.core.queues.chain import Chain
     from cvqd.events import EventLog
     from cvqd.simulator.control import Control
     from cvqd.simulator.faults import FaultPlan

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-    from cvqd.core.chain import Chain
+    from cvqd.core.queues.chain import Chain
     from cvqd.simulator.control import Control
     from cvqd.simulator.packet import Packet
     from cvqd.simulator.ring import Ring

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from cvqd.core.guest_queue import GuestQueue
+from cvqd.core.queues.guest_queue import GuestQueue
 from cvqd.errors import GuestError
 from cvqd.wire.vhost_vdpa import Access
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from cvqd.core.address_space import AddressSpace
-    from cvqd.core.chain import Chain
+    from cvqd.core.queues.chain import Chain
     from cvqd.events import EventLog
     from cvqd.simulator.statistics import Statistics
     from cvqd.wire.ring_format import RingFormat

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from cvqd.core.driver_ring import DriverRing, driver_ring
-from cvqd.core.ring_error import RingError
-from cvqd.core.split_driver_ring import SplitDriverRing
+from cvqd.core.queues.driver_ring import DriverRing, driver_ring
+from cvqd.core.queues.ring_error import RingError
+from cvqd.core.queues.split_driver_ring import SplitDriverRing
 from cvqd.host.shared_memory import full_fence
 from cvqd.wire.packed_ring import PackedRing
 from cvqd.wire.split_ring import DESC_INDIRECT, DESC_NEXT, DESCRIPTOR, SplitRing

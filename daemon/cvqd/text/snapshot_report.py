@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from cvqd.core.state_commands import carried
-from cvqd.status import SCHEMA
+from cvqd.telemetry.status import SCHEMA
 from cvqd.wire import net_config
 from cvqd.wire.net_config import format_mac
 from cvqd.wire.virtio import feature_names

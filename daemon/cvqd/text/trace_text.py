@@ -15,8 +15,8 @@ from cvqd.wire.trace_frame import Kind, Outcome, TraceFrame
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from cvqd.telemetry.traced import Traced
     from cvqd.text.paint import Paint
-    from cvqd.traced import Traced
 
 #: entries of a list that are written out
 _MANY: Final = 8

@@ -27,7 +27,7 @@ def add(verbs: Verbs) -> None:
 
 
 def _announce(options: argparse.Namespace) -> int:
-    from cvqd.control_client import ask
+    from cvqd.client.control import ask
 
     for path in instances.control_sockets(options):
         ask(path, "announce")

@@ -6,7 +6,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from cvqd.socket_paths import CONTROL, DIRECTORY, control_socket
+from cvqd.host.socket_paths import CONTROL, DIRECTORY, control_socket
 
 if TYPE_CHECKING:
     import argparse

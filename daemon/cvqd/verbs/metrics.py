@@ -8,15 +8,15 @@ import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
-from cvqd.socket_paths import CONTROL, DIRECTORY
+from cvqd.host.socket_paths import CONTROL, DIRECTORY
 from cvqd.verbs import instances
 from cvqd.verbs.failure import MissingLibraryError, OutputError, report
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from cvqd.control_client import ControlError
-    from cvqd.exporter import Gather
+    from cvqd.client.control import ControlError
+    from cvqd.client.exporter import Gather
     from cvqd.verbs import Verbs
 
 #: node_exporter reads files with this suffix; one file for all instances, so that none is left behind
@@ -81,7 +81,7 @@ def _metrics(options: argparse.Namespace) -> int:
 
 def _serve(options: argparse.Namespace) -> int:
     try:
-        from cvqd.exporter import Exporter
+        from cvqd.client.exporter import Exporter
     except ImportError as error:
         raise MissingLibraryError("--listen", "prometheus-client", "prometheus") from error
     host, port = options.listen
@@ -102,7 +102,7 @@ def _asked_anew(options: argparse.Namespace) -> Gather:
 
 def _gather(sockets: Iterable[str]) -> tuple[list[str], list[ControlError]]:
     """What each instance has counted, and why others do not say."""
-    from cvqd.control_client import ControlError, ask
+    from cvqd.client.control import ControlError, ask
 
     texts: list[str] = []
     errors: list[ControlError] = []
@@ -118,7 +118,7 @@ def _gather(sockets: Iterable[str]) -> tuple[list[str], list[ControlError]]:
 
 def _down(path: str) -> str:
     """Metrics of an instance that gives none itself."""
-    from cvqd.metrics import render
+    from cvqd.telemetry.metrics import render
 
     name = path.rpartition("/")[2].removesuffix(CONTROL)
     return render(name, {"cvqd_up": 0})

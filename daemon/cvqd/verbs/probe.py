@@ -69,7 +69,7 @@ def _probe(options: argparse.Namespace) -> int:
 
 def _holder(error: BaseException) -> str | None:
     """The running instance whose device is busy for us, if it is one that we may ask."""
-    from cvqd.control_client import ControlError, ask
+    from cvqd.client.control import ControlError, ask
     from cvqd.verbs.instances import running
 
     busy = most_specific(error)

@@ -6,14 +6,14 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
-from cvqd.move import MOST_ROUNDS
+from cvqd.telemetry.move import MOST_ROUNDS
 from cvqd.verbs import instances
 from cvqd.verbs.whole_number import up_to
 
 if TYPE_CHECKING:
     import argparse
 
-    from cvqd.control_client import Following
+    from cvqd.client.control import Following
     from cvqd.verbs import Verbs
 
 #: exit codes: where the guest is after a move that failed
@@ -72,7 +72,7 @@ def _rehearse(options: argparse.Namespace) -> int:
 
 
 def _ask(path: str, timeout: float, words: dict[str, Any]) -> dict[str, Any]:
-    from cvqd.control_client import ask
+    from cvqd.client.control import ask
 
     return ask(path, "rehearse", timeout=timeout, **words)
 
@@ -81,7 +81,7 @@ def _ask_aloud(path: str, timeout: float, words: dict[str, Any]) -> dict[str, An
     """Ask, and say on standard error what the log says of each move meanwhile."""
     from threading import Thread
 
-    from cvqd.control_client import Following
+    from cvqd.client.control import Following
 
     log = Following(path, "follow")
     # a daemon that refuses says nothing that would end it
@@ -93,7 +93,7 @@ def _ask_aloud(path: str, timeout: float, words: dict[str, Any]) -> dict[str, An
 
 
 def _say_progress(log: Following) -> None:
-    from cvqd.control_client import ControlError
+    from cvqd.client.control import ControlError
 
     try:
         for line in log:

@@ -37,7 +37,7 @@ def add(verbs: Verbs) -> None:
 def _restore(options: argparse.Namespace) -> int:
     from base64 import b64encode
 
-    from cvqd.control_client import ask
+    from cvqd.client.control import ask
 
     (path,) = instances.control_sockets(options)
     data = read(options.file)

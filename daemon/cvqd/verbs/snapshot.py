@@ -68,7 +68,7 @@ def read(file: str) -> bytes:
 def _take(options: argparse.Namespace) -> int:
     from base64 import b64decode
 
-    from cvqd.control_client import ask
+    from cvqd.client.control import ask
 
     (path,) = instances.control_sockets(options)
     _write(options.file, b64decode(ask(path, "snapshot")["snapshot"]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
-from cvqd.socket_paths import DIRECTORY
+from cvqd.host.socket_paths import DIRECTORY
 from cvqd.verbs import instances
 from cvqd.verbs.failure import report
 from cvqd.verbs.shown import columns, show
@@ -34,7 +34,7 @@ def add(verbs: Verbs) -> None:
 
 
 def _status(options: argparse.Namespace) -> int:
-    from cvqd.control_client import ControlError, ask
+    from cvqd.client.control import ControlError, ask
 
     found: list[Any] = []
     code = 0

@@ -14,8 +14,8 @@ from cvqd.verbs.whole_number import up_to
 if TYPE_CHECKING:
     import argparse
 
-    from cvqd.control_client import Following
-    from cvqd.traced import Traced
+    from cvqd.client.control import Following
+    from cvqd.telemetry.traced import Traced
     from cvqd.verbs import Verbs
 
 EX_UNAVAILABLE: Final = 69
@@ -45,7 +45,7 @@ def add(verbs: Verbs) -> None:
 
 
 def _trace(options: argparse.Namespace) -> int:
-    from cvqd.control_client import Following
+    from cvqd.client.control import Following
 
     (path,) = instances.control_sockets(options)
     with ExitStack() as stack:
@@ -66,7 +66,7 @@ def _trace(options: argparse.Namespace) -> int:
 
 def _follow(connection: Following, output: _Output, count: int | None) -> bool:
     """Write what comes; whether the daemon ended it."""
-    from cvqd.traced import Traced
+    from cvqd.telemetry.traced import Traced
 
     for record in connection:
         if "lost" in record:

@@ -12,7 +12,7 @@ from cvqd.verbs import instances
 if TYPE_CHECKING:
     import argparse
 
-    from cvqd.control_client import Following
+    from cvqd.client.control import Following
     from cvqd.text.terminal import News, Terminal
     from cvqd.verbs import Verbs
 
@@ -38,7 +38,7 @@ def add(verbs: Verbs) -> None:
 
 
 def _watch(options: argparse.Namespace) -> int:
-    from cvqd.control_client import Following
+    from cvqd.client.control import Following
 
     (path,) = instances.control_sockets(options)
     # before a screen hides what went wrong
@@ -106,7 +106,7 @@ class _Watch:
         return news
 
     def _look(self, now: float) -> None:
-        from cvqd.control_client import ControlError, Following, ask
+        from cvqd.client.control import ControlError, Following, ask
 
         try:
             if self._connection is None:
@@ -118,7 +118,7 @@ class _Watch:
         self._stale = True
 
     def _follow(self) -> None:
-        from cvqd.control_client import ControlError
+        from cvqd.client.control import ControlError
 
         assert self._connection is not None
         try:

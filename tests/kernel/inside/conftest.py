@@ -10,13 +10,13 @@ import pytest
 import trio
 
 from cvqd import cli
-from cvqd.backend import Backend
+from cvqd.core.limits import Limits
+from cvqd.frontend.backend import Backend
 from cvqd.host import unix_listener
 from cvqd.host.listener import Listener
 from cvqd.host.vdpa import CharDevice
-from cvqd.journal import Journal
-from cvqd.limits import Limits
 from cvqd.service import take
+from cvqd.telemetry.journal import Journal
 from cvqd.testing.driver import GuestMemory
 from cvqd.testing.events import EventRecorder
 from cvqd.testing.frontend import FrontEnd

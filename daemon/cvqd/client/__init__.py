@@ -1,0 +1,1 @@
+"""Who asks a running daemon: short-lived commands, and an exporter of metrics."""

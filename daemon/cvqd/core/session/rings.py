@@ -1,0 +1,163 @@
+"""The rings of one session: what the front-end said of each, checked one message at a time.
+
+Any order and any repetition is taken: QEMU's network device enables rings
+before it configures them and sets call descriptors before anything else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from cvqd.core.session.effects import (
+    RingConfigured,
+    RingDescriptor,
+    RingDescriptorChanged,
+    RingEnabled,
+    RingStopped,
+)
+from cvqd.errors import FrontendError
+from cvqd.wire.vhost_user import DescriptorKind
+
+if TYPE_CHECKING:
+    from cvqd.wire.split_ring import RingAddresses
+    from cvqd.wire.vhost_user import FileDescriptor
+    from cvqd.wire.vhost_user_payloads import VringAddress, VringDescriptor, VringState
+
+#: What each descriptor may be.  A kick is handed to the device, which waits on eventfds alone;
+#: ``virtio_uml`` passes sockets and pipes as calls and has them written to.
+_KINDS: Final[dict[RingDescriptor, frozenset[DescriptorKind]]] = {
+    RingDescriptor.KICK: frozenset({DescriptorKind.EVENTFD}),
+    RingDescriptor.CALL: frozenset({DescriptorKind.EVENTFD, DescriptorKind.SOCKET, DescriptorKind.PIPE}),
+    RingDescriptor.ERR: frozenset({DescriptorKind.EVENTFD, DescriptorKind.SOCKET, DescriptorKind.PIPE}),
+}
+
+
+@dataclass(slots=True)
+class Ring:
+    """``addresses`` are the front-end's own (see ``Session.guest_ring``), ``num`` in descriptors.
+
+    ``num`` 0 means that none was set.  A ring without ``kick`` is stopped.
+    """
+
+    num: int = 0
+    addresses: RingAddresses | None = None
+    base: int = 0
+    enabled: bool = False
+    kick: FileDescriptor | None = None
+    call: FileDescriptor | None = None
+    err: FileDescriptor | None = None
+
+    @property
+    def configured(self) -> bool:
+        """NUM, ADDR and KICK are there."""
+        return self.num > 0 and self.addresses is not None and self.kick is not None
+
+
+class SessionRings:
+    """``rings`` by index; every method is one message and blames ``name`` for what is wrong with it."""
+
+    def __init__(self, count: int, size: int) -> None:
+        """Rings 0 to ``count - 1``, of at most ``size`` descriptors."""
+        self.rings: dict[int, Ring] = {index: Ring() for index in range(count)}
+        self._size = size
+
+    def ring(self, name: str, index: int) -> Ring:
+        """FrontendError for a ring that is not there."""
+        ring = self.rings.get(index)
+        if ring is None:
+            raise FrontendError(name, f"there is no ring {index}, only {len(self.rings)}")
+        return ring
+
+    def set_num(self, name: str, state: VringState) -> RingConfigured:
+        """A power of two, as ``drivers/vhost/vhost.c`` demands of every ring, within the device's maximum."""
+        ring = self.ring(name, state.index)
+        if state.num < 1 or state.num & (state.num - 1):
+            raise FrontendError(name, f"size {state.num} of ring {state.index} is not a power of two")
+        if state.num > self._size:
+            raise FrontendError(
+                name, f"size {state.num} of ring {state.index} is above the device's maximum of {self._size}"
+            )
+        ring.num = state.num
+        return RingConfigured(state.index)
+
+    def set_address(self, name: str, address: VringAddress) -> RingConfigured:
+        """Kept as sent and translated at start, memory may come later; flags ask for logging, not offered."""
+        self.ring(name, address.index).addresses = address.addresses
+        return RingConfigured(address.index)
+
+    def set_base(self, name: str, state: VringState, most: int) -> RingConfigured:
+        """Where the ring goes on, in the encoding of its format; not above ``most``."""
+        ring = self.ring(name, state.index)
+        if state.num > most:
+            raise FrontendError(name, f"base {state.num:#x} of ring {state.index} is above {most:#x}")
+        ring.base = state.num
+        return RingConfigured(state.index)
+
+    def stop(self, name: str, index: int) -> RingStopped:
+        """GET_VRING_BASE: kick and call go, the front-end sends them again."""
+        ring = self.ring(name, index)
+        effect = RingStopped(index, ring.kick, ring.call)
+        ring.kick = ring.call = None
+        return effect
+
+    def set_descriptor(
+        self,
+        name: str,
+        which: RingDescriptor,
+        target: VringDescriptor,
+        unclaimed: list[FileDescriptor],
+        *,
+        inband: bool = False,
+    ) -> RingDescriptorChanged:
+        """SET_VRING_KICK, _CALL and _ERR; the descriptor is taken from ``unclaimed``.
+
+        No kick descriptor means that the ring is to be polled, or with ``inband`` that messages come.
+        """
+        ring = self.ring(name, target.index)
+        if len(unclaimed) != target.present:
+            raise FrontendError(name, f"{len(unclaimed)} descriptors, the payload says {int(target.present)}")
+        new = unclaimed[0] if unclaimed else None
+        if new is None and which is RingDescriptor.KICK and not inband:
+            raise FrontendError(name, f"ring {target.index} would have to be polled, which is not served")
+        if new is not None and new.kind not in _KINDS[which]:
+            kinds = " or ".join(sorted(kind.value for kind in _KINDS[which]))
+            raise FrontendError(name, f"a {which.value} descriptor is a {kinds}, not a {new.kind.value}")
+        unclaimed.clear()
+        # setattr by the enumeration's value would hide these three from a type checker
+        match which:
+            case RingDescriptor.KICK:
+                old, ring.kick = ring.kick, new
+            case RingDescriptor.CALL:
+                old, ring.call = ring.call, new
+            case RingDescriptor.ERR:
+                old, ring.err = ring.err, new
+        return RingDescriptorChanged(target.index, which, old)
+
+    def enable(self, name: str, state: VringState) -> RingEnabled | None:
+        """SET_VRING_ENABLE; None where nothing changes."""
+        ring = self.ring(name, state.index)
+        if state.num > 1:
+            raise FrontendError(name, f"ring {state.index} is enabled with {state.num}, neither 0 nor 1")
+        if ring.enabled == bool(state.num):
+            return None
+        ring.enabled = bool(state.num)
+        return RingEnabled(state.index)
+
+    def enabled(self) -> frozenset[int]:
+        """Indices of the enabled rings."""
+        return frozenset(index for index, ring in self.rings.items() if ring.enabled)
+
+    def enable_exactly(self, indices: frozenset[int]) -> None:
+        """Enable these rings and disable all others."""
+        for index, ring in self.rings.items():
+            ring.enabled = index in indices
+
+    def descriptors(self) -> list[FileDescriptor]:
+        """All that are held, kick, call and err of every ring."""
+        return [
+            descriptor
+            for ring in self.rings.values()
+            for descriptor in (ring.kick, ring.call, ring.err)
+            if descriptor is not None
+        ]

@@ -1,0 +1,54 @@
+"""The data of one session, as its requests change it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cvqd.core.session.memory import SessionMemory
+from cvqd.core.session.negotiation import Negotiation
+from cvqd.core.session.rings import SessionRings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from cvqd.core.session.offer import Offer
+    from cvqd.wire.vhost_user import FileDescriptor
+
+
+class SessionState:
+    """What was agreed, guest memory, rings, the back-end channel; and how to take the last request back.
+
+    ``retired`` holds descriptors that were replaced but may still be in the device's hands.
+    """
+
+    def __init__(self, offer: Offer) -> None:
+        self.offer = offer
+        self.agreed = Negotiation(offer)
+        self.memory = SessionMemory()
+        self.rings = SessionRings(offer.rings, offer.ring_size)
+        self.backend_channel: FileDescriptor | None = None
+        self.roll_back: Callable[[], None] = _nothing_to_roll_back
+        self.retired: list[FileDescriptor] = []
+        #: SET_FEATURES came without bit 30, so nobody will enable rings one by one
+        self.implicit_enable = False
+
+    def reoffer(self, offer: Offer) -> None:
+        """Offer something else from now on; what was agreed stays."""
+        self.offer = self.agreed.offer = offer
+
+    def retire(self, *descriptors: FileDescriptor | None) -> None:
+        """Close these once the device has let go of them."""
+        self.retired += [descriptor for descriptor in descriptors if descriptor is not None]
+
+    def close_retired(self) -> None:
+        """The device has let go."""
+        while self.retired:
+            self.retired.pop().close()
+
+    def begin(self) -> None:
+        """A new request: the one before cannot be taken back any more."""
+        self.roll_back = _nothing_to_roll_back
+
+
+def _nothing_to_roll_back() -> None:
+    """Most requests cannot be refused by the device."""

@@ -1,0 +1,1 @@
+"""Front-ends: their messages, what each does to the device, and what they are told unasked."""

@@ -1,0 +1,115 @@
+"""The device's state on its way from or to a front-end that moves its guest.
+
+SET_DEVICE_STATE_FD brings one end of a pipe, CHECK_DEVICE_STATE asks how it
+went (QEMU ``docs/interop/vhost-user.rst``, migrating back-end state).  The
+bytes are a snapshot.  A pipe holds less than a state, and the front-end reads
+and writes only after it has its answer, so a task of its own moves them.
+
+What was read becomes the device's only when it is asked for, in the order of
+the front-end's messages: a state that came in whole, is none that is
+malformed, and fits the device.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from cvqd.core.session.effects import Refusal
+from cvqd.errors import CvqdError, RequestError
+from cvqd.host import pipe
+from cvqd.owner import snapshots
+from cvqd.wire.snapshot import MAX_SIZE
+from cvqd.wire.vhost_user_payloads import TransferDirection
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from cvqd.core.session.effects import TransferDeviceState
+    from cvqd.core.session.rings import Ring
+    from cvqd.events import EventLog
+    from cvqd.owner.owner import Owner
+    from cvqd.wire.vhost_user import FileDescriptor
+
+#: seconds in which a front-end has to take or give some of the bytes
+PATIENCE: Final = 5.0
+
+#: whose doing it is, in the log
+HOW: Final = "front-end"
+
+
+class _Transfer:
+    """One state, in one direction; ``failure`` says what became of it once ``done`` is set."""
+
+    def __init__(self, direction: TransferDirection, data: bytes) -> None:
+        self.direction = direction
+        self.data = data
+        self.failure: str | None = None
+        self.done = trio.Event()
+        self.scope = trio.CancelScope()
+
+
+class DeviceState:
+    """State transfers of one session, one at a time; its tasks are ``nursery``'s."""
+
+    def __init__(self, owner: Owner, log: EventLog, nursery: trio.Nursery) -> None:
+        self._owner = owner
+        self._log = log
+        self._nursery = nursery
+        self._transfer: _Transfer | None = None
+
+    def begin(self, asked: TransferDeviceState, rings: Mapping[int, Ring]) -> Refusal | None:
+        """Start a transfer, in place of one that was not asked about; takes over the descriptor."""
+        try:
+            transfer = _Transfer(asked.direction, self._data(asked.direction, rings))
+        except CvqdError as error:
+            asked.descriptor.close()
+            return Refusal(str(error))
+        if self._transfer is not None:
+            self._transfer.scope.cancel()
+        self._transfer = transfer
+        self._nursery.start_soon(_move, transfer, asked.descriptor)
+        return None
+
+    async def settled(self) -> None:
+        """Wait until all bytes of the last transfer have passed, or it is given up."""
+        if self._transfer is not None:
+            await self._transfer.done.wait()
+
+    def check(self) -> Refusal | None:
+        """How the last transfer, which is settled, ended; state that came in is the device's from now on."""
+        transfer, self._transfer = self._transfer, None
+        if transfer is None:
+            return Refusal("no state was transferred")
+        if transfer.failure is not None:
+            self._log.emit("snapshot.refused", reason=transfer.failure, how=HOW)
+            return Refusal(transfer.failure)
+        if transfer.direction is TransferDirection.LOAD:
+            try:
+                snapshots.load(self._owner, transfer.data, self._log, HOW)
+            except CvqdError as error:
+                return Refusal(str(error))
+        return None
+
+    def _data(self, direction: TransferDirection, rings: Mapping[int, Ring]) -> bytes:
+        if self._owner.running:
+            raise RequestError("its rings are running")
+        if direction is TransferDirection.LOAD:
+            return b""
+        return snapshots.save(self._owner, rings, self._log, HOW)
+
+
+async def _move(transfer: _Transfer, descriptor: FileDescriptor) -> None:
+    try:
+        with transfer.scope:
+            if transfer.direction is TransferDirection.SAVE:
+                await pipe.write_all(descriptor.fileno(), transfer.data, PATIENCE)
+            else:
+                transfer.data = await pipe.read_all(descriptor.fileno(), MAX_SIZE, PATIENCE)
+    except OSError as error:
+        transfer.failure = error.strerror or str(error)
+    finally:
+        # the end of the bytes is the end of the pipe
+        descriptor.close()
+        transfer.done.set()

@@ -1,0 +1,1 @@
+"""One running instance, as its operators and its service manager have it."""

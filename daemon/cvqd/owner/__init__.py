@@ -1,0 +1,1 @@
+"""One device and its guest: how it is taken, started, driven, kept and stopped."""

@@ -1,0 +1,103 @@
+"""The devices of one instance, by the names that its configuration gives them.
+
+``device`` is the one that the daemon begins with, the others are targets.  One
+is open while its guest stays where it is, two while it moves.
+"""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Protocol
+
+import trio
+
+from cvqd.config.device import OWN_DEVICE, CharDevice, label
+from cvqd.errors import RequestError
+from cvqd.events import EventLog
+from cvqd.owner.owned_device import OwnedDevice
+from cvqd.simulator.device import SimulatedDevice
+from cvqd.simulator.outlet import Outlets
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+
+    from cvqd.config.device import DeviceConfig
+    from cvqd.core.device import VdpaDevice
+    from cvqd.core.limits import Limits
+
+
+class DeviceLog(EventLog, Protocol):
+    """A log whose lines name the device that the guest is on."""
+
+    def set_device(self, device: str) -> None:
+        """Name another device in the lines to come."""
+
+
+class Devices:
+    """Opens devices by name; made by ``opened``, which closes those that are left."""
+
+    def __init__(self, configs: Mapping[str, DeviceConfig], log: DeviceLog, nursery: trio.Nursery) -> None:
+        self._configs = configs
+        self._log = log
+        self._nursery = nursery
+        self._outlets = Outlets()
+        self._open: list[VdpaDevice] = []
+
+    @classmethod
+    @asynccontextmanager
+    async def opened(cls, configs: Mapping[str, DeviceConfig], log: DeviceLog) -> AsyncIterator[Devices]:
+        """Devices that can be opened inside the block; ``configs`` has ``device`` and every target."""
+        async with trio.open_nursery() as nursery:
+            devices = cls(configs, log, nursery)
+            try:
+                yield devices
+            finally:
+                for device in list(devices._open):
+                    await devices.close(device)
+                nursery.cancel_scope.cancel()
+
+    async def take(self, name: str, limits: Limits) -> OwnedDevice:
+        """Open and inspect a device; RequestError for no such name, DeviceError where it cannot be had.
+
+        OSError where the system has no memory or descriptor for it.
+        """
+        device = await self.open(name)
+        try:
+            return await OwnedDevice.take(device, limits, self._log, name)
+        except BaseException:
+            # its memory and descriptors may be more than the system has
+            await self.close(device)
+            raise
+
+    async def open(self, name: str) -> VdpaDevice:
+        """Open a device; see ``take``."""
+        config = self._configs.get(name)
+        if config is None:
+            raise RequestError(f"there is no device {name!r}; there is {', '.join(sorted(self._configs))}")
+        device: VdpaDevice
+        if isinstance(config, CharDevice):
+            # its modules are not loaded where the simulator runs
+            from cvqd.host.vdpa import CharDevice as OpenCharDevice  # noqa: PLC0415
+            from cvqd.host.vdpa_node import find_node  # noqa: PLC0415
+
+            device = await OpenCharDevice.open(config.path or find_node(config.vdpa or ""))
+        else:
+            device = await SimulatedDevice.open(
+                config, self._log, self._nursery, name=self._label(name), outlets=self._outlets
+            )
+        self._open.append(device)
+        return device
+
+    async def close(self, device: VdpaDevice) -> None:
+        """Give a device up; who is cancelled does that first."""
+        self._open.remove(device)
+        with trio.CancelScope(shield=True):
+            await device.aclose()
+
+    def moved(self, device: OwnedDevice) -> None:
+        """Name the device that the guest is on now in the log."""
+        self._log.set_device(self._label(device.name))
+
+    def _label(self, name: str) -> str:
+        config = self._configs[name]
+        return label(config) if name == OWN_DEVICE or isinstance(config, CharDevice) else name

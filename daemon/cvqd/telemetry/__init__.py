@@ -1,0 +1,1 @@
+"""What is told of an instance: commands, moves, status, metrics."""

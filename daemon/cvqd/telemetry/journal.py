@@ -1,0 +1,265 @@
+"""What became of each command: counted, remembered for ``status``, told to the log.
+
+The relay notes steps while the guest waits and calls ``tell`` when it no
+longer does, so that no log line, digest or name stands between a kick and its
+answer; a note carries the moment of the step itself.  A guest that kicks again
+at once goes first, as long as no more than ``BACKLOG`` notes wait.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from time import monotonic_ns, time_ns
+from typing import TYPE_CHECKING, Final
+
+from cvqd.host.feed import Feed
+from cvqd.telemetry.histogram import Histogram
+from cvqd.telemetry.traced import SNAP, Traced
+from cvqd.wire.net_control import ERR, NAMES, OK, Command, MacTableSet, name_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from cvqd.core.queues.chain import Chain
+    from cvqd.core.tracked import TrackedState
+    from cvqd.errors import GuestError
+    from cvqd.events import EventLog
+
+RECENT: Final = 16
+#: two notes for each of the lines that the log lets a guest cause at once (``host.log_limit``)
+BACKLOG: Final = 4096
+
+
+class Pending:
+    """One popped command on its way to an answer; ``deadline`` on trio's clock, moments in ns."""
+
+    __slots__ = (
+        "ack",
+        "answered_ns",
+        "chain",
+        "command",
+        "data",
+        "deadline",
+        "expired",
+        "id",
+        "received_ns",
+        "refusal",
+        "result",
+        "state",
+        "widens",
+    )
+
+    def __init__(self, command_id: int, chain: Chain, data: bytes, deadline: float) -> None:
+        self.id = command_id
+        self.chain = chain
+        self.data = data
+        self.deadline = deadline
+        self.received_ns = monotonic_ns()
+        self.answered_ns = 0
+        #: the decoded value; None if the bytes are no command
+        self.command: Command | None = None
+        #: status byte for the guest, None while there is none
+        self.ack: int | None = None
+        #: what the device put behind its status byte
+        self.result = b""
+        self.refusal: GuestError | None = None
+        self.expired = False
+        #: the state this command led to, if it changed it
+        self.state: TrackedState | None = None
+        #: whether the device receives everything instead of this table (True), or no longer has to (False)
+        self.widens: bool | None = None
+
+    @property
+    def name(self) -> str:
+        """``class.command``, as far as the bytes say it."""
+        if self.command is not None:
+            return self.command.name
+        return name_of(self.data) if len(self.data) >= 2 else "none"
+
+    @property
+    def counted_as(self) -> str:
+        """The name, or ``unknown``: a guest can make up 65 536 of them and each would be a counter."""
+        return self.name if self.name in NAMES else "unknown"
+
+    @property
+    def elapsed_us(self) -> int:
+        """From the pop to the answer."""
+        return (self.answered_ns - self.received_ns) // 1000
+
+    def refuse(self, refusal: GuestError) -> None:
+        """Answer ERR without asking the device."""
+        # the refusal is remembered, the frames it went through are not
+        self.refusal = refusal.with_traceback(None)
+        self.ack = ERR
+
+    def expire(self) -> None:
+        """Answer ERR because the deadline passed."""
+        self.expired = True
+        self.ack = ERR
+
+
+class Journal:
+    """Counters and memory of one instance; ``device_faults`` and the rest only grow.
+
+    ``answers`` counts by command and outcome, ``refusals`` by reason.
+    """
+
+    def __init__(self, log: EventLog) -> None:
+        self._log = log
+        self._notes: deque[tuple[str, int, Pending]] = deque()
+        self.answers: Counter[tuple[str, str]] = Counter()
+        self.refusals: Counter[str] = Counter()
+        self.counts: Counter[str] = Counter()
+        #: from the pop to the answer, of every command
+        self.latency = Histogram()
+        #: how long nobody served the data queues, of every switchover
+        self.blackouts = Histogram()
+        self.recent: deque[Pending] = deque(maxlen=RECENT)
+        #: every command with its bytes, for whoever asks
+        self.trace = Feed()
+
+    def received(self, command: Pending) -> None:
+        """Note a popped command."""
+        if self._log.enabled("cvq.command.received"):
+            self._notes.append(("cvq.command.received", command.received_ns, command))
+
+    def forwarded(self, command: Pending) -> None:
+        """Note a command that the device has now."""
+        if self._log.enabled("cvq.command.forwarded"):
+            self._notes.append(("cvq.command.forwarded", monotonic_ns(), command))
+
+    def answered(self, command: Pending) -> None:
+        """Note that the guest has its answer."""
+        command.answered_ns = monotonic_ns()
+        if command.refusal is not None:
+            outcome = "cvq.command.refused" if not command.chain.fault else "cvq.chain.malformed"
+        else:
+            outcome = "cvq.command.expired" if command.expired else "cvq.command.acked"
+        self._notes.append((outcome, command.answered_ns, command))
+        if command.widens is not None and command.ack == OK:
+            change = "cvq.table.widened" if command.widens else "cvq.table.narrowed"
+            self._notes.append((change, command.answered_ns, command))
+        if command.state is not None:
+            self._notes.append(("state.changed", command.answered_ns, command))
+
+    def late(self, command: Pending) -> None:
+        """Note the answer to a command that had expired."""
+        now = monotonic_ns()
+        self._notes.append(("cvq.command.late", now, command))
+        if command.state is not None:
+            self._notes.append(("state.changed", now, command))
+
+    def fault(self, reason: str, detail: str) -> None:
+        """Report a breach of the virtqueue protocol by the device."""
+        self.counts["device_faults"] += 1
+        self._log.emit("device.fault", reason=reason, detail=detail)
+
+    def broken(self, error: GuestError) -> None:
+        """Report that the guest's queue cannot be followed any more."""
+        self.counts["queue_broken"] += 1
+        self._log.emit("cvq.broken", reason=error.reason, detail=error.detail)
+
+    def tell(self, interrupted: Callable[[], bool] | None = None) -> None:
+        """Count and log what was noted, oldest first; all of it unless ``interrupted``."""
+        while self._notes:
+            self._tell(*self._notes.popleft())
+            if interrupted is not None and len(self._notes) < BACKLOG and interrupted():
+                break
+
+    def _tell(self, event: str, moment: int, command: Pending) -> None:
+        emit, refusal = self._log.emit, command.refusal
+        elapsed_us = (moment - command.received_ns) // 1000
+        match event:
+            case "cvq.command.received":
+                emit(
+                    "cvq.command.received",
+                    mono_ns=moment,
+                    command_id=command.id,
+                    command=command.name,
+                    bytes=len(command.data),
+                )
+            case "cvq.command.forwarded":
+                emit("cvq.command.forwarded", mono_ns=moment, command_id=command.id, command=command.name)
+            case "cvq.command.acked" | "cvq.command.late":
+                late = event == "cvq.command.late"
+                self._count(command, "late" if late else "ok" if command.ack == OK else "err", elapsed_us)
+                emit(
+                    event,
+                    mono_ns=moment,
+                    command_id=command.id,
+                    command=command.name,
+                    ack=command.ack,
+                    elapsed_us=elapsed_us,
+                )
+            case "cvq.command.expired":
+                self._count(command, "expired", elapsed_us)
+                emit(
+                    "cvq.command.expired",
+                    mono_ns=moment,
+                    command_id=command.id,
+                    command=command.name,
+                    elapsed_us=elapsed_us,
+                )
+            case "cvq.command.refused" if refusal is not None:
+                self._count(command, "refused", elapsed_us)
+                self.refusals[refusal.reason] += 1
+                emit(
+                    "cvq.command.refused",
+                    mono_ns=moment,
+                    command_id=command.id,
+                    command=command.name,
+                    reason=refusal.reason,
+                    detail=refusal.detail,
+                )
+            case "cvq.chain.malformed" if refusal is not None:
+                self._count(command, "malformed", elapsed_us)
+                self.counts["chains_malformed"] += 1
+                self.refusals[refusal.reason] += 1
+                emit(
+                    "cvq.chain.malformed",
+                    mono_ns=moment,
+                    command_id=command.id,
+                    reason=refusal.reason,
+                    detail=refusal.detail,
+                )
+            case "cvq.table.widened" | "cvq.table.narrowed" if isinstance(command.command, MacTableSet):
+                emit(
+                    event,
+                    mono_ns=moment,
+                    command_id=command.id,
+                    unicast=len(command.command.unicast),
+                    multicast=len(command.command.multicast),
+                )
+            case "state.changed" if command.state is not None:
+                emit(
+                    "state.changed",
+                    mono_ns=moment,
+                    command_id=command.id,
+                    command=command.name,
+                    digest=command.state.digest(),
+                    late=command.expired,
+                )
+
+    def _count(self, command: Pending, outcome: str, elapsed_us: int) -> None:
+        self.answers[command.counted_as, outcome] += 1
+        if outcome != "late":
+            self.recent.append(command)
+            self.latency.observe(elapsed_us)
+        if self.trace.followed:
+            self.trace.publish(_traced(command, outcome, elapsed_us).line())
+
+
+def _traced(command: Pending, outcome: str, elapsed_us: int) -> Traced:
+    return Traced(
+        time_ns=time_ns() - (monotonic_ns() - command.received_ns),
+        command_id=command.id,
+        command=command.name,
+        outcome=outcome,
+        # by now the late answer may stand where the guest was given ERR
+        ack=ERR if outcome == "expired" else command.ack,
+        elapsed_us=elapsed_us,
+        length=len(command.data),
+        data=command.data[:SNAP],
+        result=command.result,
+        reason=str(command.refusal or ""),
+    )
