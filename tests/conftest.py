@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import hypothesis
 import pytest
 
-import own_network
 from cvqd.testing.uml import UmlGuest
+from kit import own_network
 
 if TYPE_CHECKING:
     from collections.abc import Callable

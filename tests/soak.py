@@ -30,12 +30,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
-import soak_picture
 from cvqd.testing.daemon import DaemonProcess, simulator_config
 from cvqd.testing.frontend_connection import FrontEndError
 from cvqd.testing.uml import UmlError, UmlGuest
-from soak_driver import PAIRS, PATIENCE, Driven
-from soak_subject import LostError, Subject, grown, missing, told
+from kit import soak_picture
+from kit.soak_driver import PAIRS, PATIENCE, Driven
+from kit.soak_subject import LostError, Subject, grown, missing, told
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable

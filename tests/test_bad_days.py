@@ -27,7 +27,7 @@ from cvqd.testing.sequences import ORDERS
 from cvqd.wire.net_control import ERR, OK, MacAddrSet
 from cvqd.wire.ring_format import RingFormat
 from cvqd.wire.virtio import Feature, mask_of
-from rig import MAC_A, MAC_B, Rig, jumping_clock, open_descriptors, settled
+from kit.rig import MAC_A, MAC_B, Rig, jumping_clock, open_descriptors, settled
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -12,7 +12,7 @@ from cvqd.testing.daemon import DaemonProcess, simulator_config
 from cvqd.testing.driver import GuestMemory
 from cvqd.testing.frontend import FrontEnd
 from cvqd.wire.net_control import OK
-from driven_guest import MAC_A, DrivenGuest
+from kit.driven_guest import MAC_A, DrivenGuest
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -15,8 +15,8 @@ from cvqd.testing.frontend import FrontEnd
 from cvqd.testing.frontend_connection import FrontEndError
 from cvqd.wire.net_control import OK, MacAddrSet
 from cvqd.wire.vhost_user import FrontRequest, encode_request
-from driven_guest import MAC_A, DrivenGuest
-from rig import Rig, jumping_clock, settled
+from kit.driven_guest import MAC_A, DrivenGuest
+from kit.rig import Rig, jumping_clock, settled
 
 
 def descriptors(pid: int) -> int:

@@ -9,14 +9,12 @@ import re
 import sys
 from pathlib import Path
 
-import bad_days
-import command_table
-import room_table
 from cvqd import cli, config, events
 from cvqd.manual import schema
 from cvqd.manual.command_tree import command
 from cvqd.report import anomaly, blackout
 from cvqd.telemetry import metrics
+from kit import bad_days, command_table, room_table
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 

@@ -13,7 +13,7 @@ from cvqd.report.markup import Markup, element
 from cvqd.report.page import style
 from cvqd.report.shown import in_detail
 from cvqd.report.timeline import timeline
-from report_logs import found, rehearsed, written
+from kit.report_logs import found, rehearsed, written
 
 EXAMPLE = Path(__file__).with_name("report") / "example.svg"
 README = Path(__file__).resolve().parents[1] / "README.md"

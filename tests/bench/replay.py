@@ -40,7 +40,7 @@ from cvqd.wire.net_control import (
     VlanAdd,
 )
 from cvqd.wire.virtio import Feature
-from rig import MAC_A, Rig
+from kit.rig import MAC_A, Rig
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

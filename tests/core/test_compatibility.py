@@ -25,7 +25,7 @@ from cvqd.wire.net_control import (
 from cvqd.wire.snapshot import RingBase, Snapshot
 from cvqd.wire.vhost_vdpa import Backend, IovaRange
 from cvqd.wire.virtio import Feature, mask_of
-from snapshot_examples import MAC, largest_state, snapshot_of
+from kit.snapshot_examples import MAC, largest_state, snapshot_of
 
 PAIRS = 8
 CONFIG = NetConfig(

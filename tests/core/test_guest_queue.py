@@ -5,7 +5,7 @@ import pytest
 from cvqd.core.queues.guest_queue import GuestQueue
 from cvqd.errors import GuestError
 from cvqd.wire.split_ring import DESC_INDIRECT, Descriptor
-from ring_memory import BASE, RingMemory, no_fence
+from kit.ring_memory import BASE, RingMemory, no_fence
 
 
 def queue(memory: RingMemory, next_available: int = 0) -> GuestQueue:

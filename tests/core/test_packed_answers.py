@@ -13,7 +13,7 @@ from cvqd.core.queues.packed_driver_ring import PackedDriverRing
 from cvqd.wire.packed_ring import INITIAL_BASE, PackedBase, PackedDescriptor, PackedRing, packed_sizes
 from cvqd.wire.split_ring import DESC_WRITE
 from cvqd.wire.vhost_vdpa import Access
-from ring_memory import no_fence
+from kit.ring_memory import no_fence
 
 NUM = 8
 DATA = 0x10000

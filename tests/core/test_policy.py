@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import pytest
 
-from command_examples import ALL, EVERYTHING, REFUSED, SOME, STATE, stats
 from cvqd.core.policy import Policy, Route
 from cvqd.errors import GuestError
 from cvqd.wire.control_stats import StatsBlock, parse_blocks
@@ -21,6 +20,7 @@ from cvqd.wire.net_control import (
     StatsType,
 )
 from cvqd.wire.virtio import Feature, mask_of
+from kit.command_examples import ALL, EVERYTHING, REFUSED, SOME, STATE, stats
 
 
 @pytest.mark.parametrize("command", ALL, ids=lambda command: command.name)

@@ -34,7 +34,7 @@ from cvqd.wire.split_ring import (
     Descriptor,
     SplitRing,
 )
-from ring_memory import no_fence
+from kit.ring_memory import no_fence
 
 if TYPE_CHECKING:
     from cvqd.core.queues.chain import Chain

@@ -14,7 +14,7 @@ from cvqd.testing.steps import ANSWERED
 from cvqd.wire import vhost_user_payloads as payloads
 from cvqd.wire.vhost_user import HEADER, PROTOCOL_FEATURES_SERVED, FrontRequest, ProtocolFeature
 from cvqd.wire.virtio import Feature, mask_of
-from session_messages import (
+from kit.session_messages import (
     BIT_30,
     FEATURES,
     OFFER,

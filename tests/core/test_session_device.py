@@ -9,7 +9,7 @@ from cvqd.errors import FrontendError
 from cvqd.wire import vhost_user_payloads as payloads
 from cvqd.wire.split_ring import RingAddresses
 from cvqd.wire.vhost_user import HEADER, DescriptorKind
-from session_messages import (
+from kit.session_messages import (
     BIT_30,
     FEATURES,
     FILE,

@@ -15,7 +15,7 @@ from cvqd.testing.steps import ANSWERED, GuestSetup, RingSetup, Step
 from cvqd.wire.split_ring import RingAddresses
 from cvqd.wire.vhost_user import HEADER, PROTOCOL_FEATURES_SERVED, DescriptorKind
 from cvqd.wire.virtio import Status
-from session_messages import (
+from kit.session_messages import (
     EVENTFD,
     FEATURES,
     FILE,

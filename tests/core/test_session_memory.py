@@ -9,7 +9,7 @@ import pytest
 from cvqd.core.session import effects
 from cvqd.errors import FrontendError
 from cvqd.wire import vhost_user_payloads as payloads
-from session_messages import FILE, FakeFd, R, message, negotiated, region, say, table
+from kit.session_messages import FILE, FakeFd, R, message, negotiated, region, say, table
 
 if TYPE_CHECKING:
     from cvqd.core.session.session import Session

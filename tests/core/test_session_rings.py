@@ -11,7 +11,7 @@ from cvqd.errors import FrontendError
 from cvqd.wire import vhost_user_payloads as payloads
 from cvqd.wire.split_ring import RingAddresses
 from cvqd.wire.vhost_user import DescriptorKind, FrontRequest, Message
-from session_messages import (
+from kit.session_messages import (
     EVENTFD,
     FILE,
     OFFER,

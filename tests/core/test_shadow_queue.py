@@ -9,7 +9,7 @@ from cvqd.core.queues.guest_queue import Chain, GuestQueue
 from cvqd.core.queues.shadow_queue import PAGE, ShadowLayout, ShadowQueue
 from cvqd.wire.split_ring import SplitRing, ring_sizes
 from cvqd.wire.vhost_vdpa import Access
-from ring_memory import no_fence
+from kit.ring_memory import no_fence
 
 IOVA = 0x7000_0000
 

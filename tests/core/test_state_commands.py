@@ -10,7 +10,7 @@ from cvqd.errors import SnapshotError
 from cvqd.wire.net_control import HashConfig, RssConfig, VlanAdd, VqPairsSet
 from cvqd.wire.snapshot import decode, encode
 from cvqd.wire.virtio import Feature, mask_of
-from snapshot_examples import MAC, RSS, largest_state, snapshot_of, states
+from kit.snapshot_examples import MAC, RSS, largest_state, snapshot_of, states
 
 
 @given(states)

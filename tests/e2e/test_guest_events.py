@@ -12,7 +12,7 @@ import trio
 from cvqd.simulator.spec import SimulatorSpec
 from cvqd.testing.daemon import DaemonProcess, simulator_config
 from cvqd.testing.uml import UmlGuest
-from rig import Rig
+from kit.rig import Rig
 
 if TYPE_CHECKING:
     import subprocess

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import soak
-from soak_subject import Happening, Sample, Subject, grown, missing
+from kit.soak_subject import Happening, Sample, Subject, grown, missing
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -13,7 +13,7 @@ import trio
 
 from cvqd.testing.daemon import DaemonProcess, simulator_config
 from cvqd.testing.uml import UmlGuest
-from uml_link import NEW, join
+from kit.uml_link import NEW, join
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

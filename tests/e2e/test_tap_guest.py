@@ -6,7 +6,7 @@ import pytest
 
 from cvqd.testing.daemon import DaemonProcess, simulator_config
 from cvqd.testing.uml import UmlGuest
-from own_network import ADDRESS, TAP, own_network
+from kit.own_network import ADDRESS, TAP, own_network
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from uml_link import NEW, OWN, acks, carried, frames, join, linked, state
+from kit.uml_link import NEW, OWN, acks, carried, frames, join, linked, state
 
 if TYPE_CHECKING:
     from pathlib import Path

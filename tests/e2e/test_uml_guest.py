@@ -10,7 +10,7 @@ import trio
 
 from cvqd.testing.uml import UmlGuest
 from cvqd.wire.virtio import Feature
-from uml_link import NEW, OWN, acks, becomes, carried, frames, linked, state, without
+from kit.uml_link import NEW, OWN, acks, becomes, carried, frames, linked, state, without
 
 pytestmark = pytest.mark.guest
 

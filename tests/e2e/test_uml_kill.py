@@ -15,7 +15,7 @@ import pytest
 from cvqd.core.command_log import CommandLog
 from cvqd.core.kept_state import fold
 from cvqd.wire.net_config import format_mac
-from uml_link import linked
+from kit.uml_link import linked
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,7 +12,7 @@ from cvqd.simulator.spec import default_features
 from cvqd.testing.daemon import DaemonProcess, simulator_config
 from cvqd.testing.uml import UmlGuest
 from cvqd.wire.virtio import Feature, feature_names, mask_of
-from uml_link import NEW, OWN, frames
+from kit.uml_link import NEW, OWN, frames
 
 pytestmark = pytest.mark.guest
 

@@ -12,7 +12,7 @@ import yaml
 
 from cvqd.testing.daemon import DaemonProcess, simulator_config
 from cvqd.testing.uml import UmlGuest
-from uml_link import NEW, OWN, frames
+from kit.uml_link import NEW, OWN, frames
 
 pytestmark = pytest.mark.guest
 

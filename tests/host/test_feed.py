@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 from cvqd.host.feed import Feed
-from rig import settled
+from kit.rig import settled
 
 if TYPE_CHECKING:
     import trio

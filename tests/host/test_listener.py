@@ -14,7 +14,7 @@ from cvqd.errors import FrontendError, SocketError
 from cvqd.host.listener import Listener
 from cvqd.testing.frontend import FrontEnd
 from cvqd.wire.vhost_user import HEADER, FrontRequest, encode_request
-from stream_peer import eventfds, no_leak, pair, send
+from kit.stream_peer import eventfds, no_leak, pair, send
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,8 +10,8 @@ import pytest
 
 from cvqd.host.notify import Notifier
 from cvqd.testing.events import EventRecorder
-from rig import jumping_clock
-from service_manager import ServiceManager
+from kit.rig import jumping_clock
+from kit.service_manager import ServiceManager
 
 if TYPE_CHECKING:
     from pathlib import Path

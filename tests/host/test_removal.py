@@ -6,7 +6,7 @@ import pytest
 import trio
 
 from cvqd.host.removal import wait_removed
-from rig import open_descriptors, settled
+from kit.rig import open_descriptors, settled
 
 
 @pytest.fixture

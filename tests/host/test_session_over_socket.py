@@ -28,7 +28,7 @@ from cvqd.wire.vhost_user import (
     encode_request,
 )
 from cvqd.wire.virtio import Feature, mask_of
-from stream_peer import eventfds, open_descriptors
+from kit.stream_peer import eventfds, open_descriptors
 
 R = FrontRequest
 FEATURES = mask_of(Feature.VERSION_1, Feature.MAC, Feature.CTRL_VQ)

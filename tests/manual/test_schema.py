@@ -8,13 +8,13 @@ import jsonschema
 import pytest
 import yaml
 
-import test_config_mistakes
-from config_texts import MINIMAL, SIMULATOR
+from config import test_config_mistakes
 from cvqd import config
 from cvqd.config import parse
 from cvqd.config.fields import DEFAULTS, Field, ListOf, MapOf, Section, Union
 from cvqd.errors import ConfigError
 from cvqd.manual import config_page, schema
+from kit.config_texts import MINIMAL, SIMULATOR
 
 CONFIG = Path(__file__).parents[2] / "config"
 VALIDATOR = jsonschema.Draft202012Validator(schema.schema())

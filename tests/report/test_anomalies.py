@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from cvqd.report.anomaly import KEPT
-from report_logs import Daemon, Host, found, migrated, rehearsed, written
+from kit.report_logs import Daemon, Host, found, migrated, rehearsed, written
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,7 +9,7 @@ import pytest
 
 from cvqd.report import book, migration
 from cvqd.report.as_json import report
-from report_logs import PHASES, Daemon, found, migrated, rehearsed, written
+from kit.report_logs import PHASES, Daemon, found, migrated, rehearsed, written
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -32,7 +32,7 @@ from cvqd.report.reader import LogFile
 from cvqd.report.scale import duration, mark, marks
 from cvqd.report.story import Story
 from cvqd.report.text import render
-from report_logs import PHASES, Daemon, found, migrated, rehearsed, written
+from kit.report_logs import PHASES, Daemon, found, migrated, rehearsed, written
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -19,7 +19,7 @@ from cvqd.host.logging import StructuredLog
 from cvqd.report.line import Line, is_torn, number, numbers, parse, printable, word
 from cvqd.report.progress import Progress
 from cvqd.report.reader import LONGEST, LogFile, Reader, UnreadableError, _raw_lines
-from report_logs import Daemon, Host, written
+from kit.report_logs import Daemon, Host, written
 
 
 def line() -> str:

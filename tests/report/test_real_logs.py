@@ -14,8 +14,8 @@ from cvqd.simulator.spec import SimulatorSpec
 from cvqd.testing.events import EventRecorder
 from cvqd.wire.net_control import MacAddrSet, VlanAdd, VqPairsSet
 from cvqd.wire.virtio import Feature
-from report_logs import found
-from rig import MAC_A, MAC_B, Rig
+from kit.report_logs import found
+from kit.rig import MAC_A, MAC_B, Rig
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from cvqd.report.line import Line
 from cvqd.report.sequence import OPEN, Sequence
-from report_logs import Daemon
+from kit.report_logs import Daemon
 
 HEADER = json.loads(Daemon().emit("service.stopped"))
 

@@ -12,7 +12,7 @@ from cvqd.simulator.spec import SimulatorSpec
 from cvqd.testing.device_driver import DeviceDriver
 from cvqd.testing.driver_ring import Buffer
 from cvqd.wire.net_control import Coalescing, CoalRxSet, CoalTxSet
-from ip_frames import ip_frame
+from kit.ip_frames import ip_frame
 
 if TYPE_CHECKING:
     from cvqd.testing.events import EventRecorder

@@ -21,7 +21,7 @@ from cvqd.wire.net_control import (
     StatsType,
 )
 from cvqd.wire.virtio import Feature, mask_of
-from ip_frames import ip_frame
+from kit.ip_frames import ip_frame
 
 FRAME = ip_frame("10.0.0.1", "10.0.0.2", (1, 2))
 REFUSED = bytes((ERR,))

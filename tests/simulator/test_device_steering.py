@@ -12,7 +12,7 @@ from cvqd.testing.device_driver import USUAL_FEATURES
 from cvqd.testing.driver_ring import Buffer
 from cvqd.wire.net_control import ERR, OK, GuestOffloadsSet, HashConfig, HashType, RssConfig, VqPairsSet
 from cvqd.wire.virtio import Feature
-from ip_frames import ip_frame
+from kit.ip_frames import ip_frame
 
 KEY = bytes.fromhex("6d5a56da255b0ec24167253d43a38fb0d0ca2bcbae7b30b477cb2da38030f20c6a42b73bbeac01fa")
 TCPV4 = HashType.TCPV4.mask

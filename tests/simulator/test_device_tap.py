@@ -12,7 +12,7 @@ from cvqd.errors import DeviceError
 from cvqd.simulator.spec import TapPath
 from cvqd.simulator.tap import Tap
 from cvqd.wire.net_control import OK, RxMode, RxModeSet
-from own_network import TAP, ip, own_network, wait_until_up
+from kit.own_network import TAP, ip, own_network, wait_until_up
 
 OWN = bytes.fromhex("525400000c01")
 HOST = bytes.fromhex("525400000c02")

@@ -10,7 +10,7 @@ from cvqd.simulator.packet import TCP, UDP, checksum_holds, parse
 from cvqd.simulator.steering import Hasher
 from cvqd.simulator.toeplitz import Toeplitz
 from cvqd.wire.net_control import HashType
-from ip_frames import ip_frame
+from kit.ip_frames import ip_frame
 
 FOUR = ("10.0.0.1", "10.0.0.2")
 SIX = ("fd00::1", "fd00::2")

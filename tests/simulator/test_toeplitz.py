@@ -10,7 +10,7 @@ from cvqd.simulator.packet import parse
 from cvqd.simulator.steering import Hasher
 from cvqd.simulator.toeplitz import Toeplitz
 from cvqd.wire.net_control import HashType
-from ip_frames import ip_frame
+from kit.ip_frames import ip_frame
 
 KEY = bytes.fromhex("6d5a56da255b0ec24167253d43a38fb0d0ca2bcbae7b30b477cb2da38030f20c6a42b73bbeac01fa")
 

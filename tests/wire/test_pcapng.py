@@ -3,8 +3,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capture import read
 from cvqd.wire.pcapng import USER0, Direction, interface, packet, section
+from kit.capture import read
 
 
 @given(

@@ -11,7 +11,7 @@ from cvqd.errors import SnapshotError
 from cvqd.wire import snapshot
 from cvqd.wire.net_control import AnnounceAck, MacTableSet, StatsQuery, Unknown, VlanAdd
 from cvqd.wire.snapshot import RingBase, decode, encode, sealed
-from snapshot_examples import MAC, largest_state, snapshot_of, snapshots
+from kit.snapshot_examples import MAC, largest_state, snapshot_of, snapshots
 
 PLAIN = snapshot_of(TrackedState(MAC), rings=(RingBase(0, 256, 7), RingBase(1, 256, None)))
 HEADER = 16

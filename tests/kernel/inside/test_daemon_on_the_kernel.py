@@ -11,7 +11,7 @@ from cvqd.testing.driver import Segment
 from cvqd.testing.net_driver import NET_HEADER_SIZE
 from cvqd.wire.net_control import OK, MacAddrSet
 from cvqd.wire.virtio import Feature, Status
-from test_attack import HEADER, Canaries, shadow_address
+from relay.test_attack import HEADER, Canaries, shadow_address
 
 MAC = bytes.fromhex("525411abcdef")
 OTHER = bytes.fromhex("525411999999")

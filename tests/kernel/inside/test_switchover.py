@@ -13,7 +13,7 @@ from cvqd.config.device import CharDevice
 from cvqd.simulator.spec import SimulatorSpec
 from cvqd.wire.net_control import OK, MacAddrSet, VqPairsSet
 from cvqd.wire.virtio import Feature, mask_of
-from rig import Rig
+from kit.rig import Rig
 
 pytestmark = pytest.mark.timeout(120)
 

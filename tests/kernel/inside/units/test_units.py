@@ -24,7 +24,7 @@ import trio
 from cvqd.testing.driver import GuestMemory
 from cvqd.testing.frontend import FrontEnd
 from cvqd.wire.net_control import OK
-from driven_guest import MAC_A, DrivenGuest
+from kit.driven_guest import MAC_A, DrivenGuest
 
 CHECKOUT = Path(__file__).resolve().parents[4]
 UNIT = "cvqd@vm0.service"
