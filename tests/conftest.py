@@ -65,3 +65,10 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         if os.environ.get("CVQD_REQUIRE") == "all":
             pytest.fail(f"CVQD_REQUIRE=all, but {reason}", pytrace=False)
         pytest.skip(reason)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Say in which order the tests ran: what failed by its order alone is found again by it."""
+    seed = config.getoption("randomly_seed", None)
+    if seed is not None:
+        terminalreporter.write_line(f"the same order again: --randomly-seed={seed}")
