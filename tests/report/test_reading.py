@@ -54,6 +54,13 @@ def test_a_line_is_found_in_what_collectors_make_of_it(wrapped):
     assert parse(wrapped(line()).encode()) == json.loads(line())
 
 
+def test_a_status_in_a_line_does_not_hide_the_line():
+    """SIGUSR1's status has a schema of its own."""
+    reported = Daemon().emit("status.reported", status={"schema": 1, "instance": "vm0", "phase": "waiting"})
+    for text in (reported, f"<6>{reported}", reported[:60] + reported):
+        assert parse(text.encode()) == json.loads(reported)
+
+
 @pytest.mark.parametrize(
     "change",
     [

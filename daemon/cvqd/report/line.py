@@ -9,6 +9,7 @@ header is checked here; other fields are asked for with ``number``, ``word`` and
 from __future__ import annotations
 
 import json
+import re
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, NamedTuple
 
@@ -16,6 +17,8 @@ Fields = dict[str, Any]
 
 #: how each of our lines begins: the order of its keys is fixed
 _OPENING: Final = b'{"schema":'
+#: and goes on, which the status inside of ``status.reported`` does not
+_HEADER: Final = re.compile(_OPENING + rb'[0-9]{1,9},"ts":')
 #: 2026-11-22T17:12:17.852Z
 _TIMESTAMP_LENGTH: Final = 24
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -79,8 +82,10 @@ class Line:
 
 def parse(raw: bytes) -> Fields | None:
     """Fields of a line of ours; None for any other bytes."""
+    start = -1
     # a line that was torn by a full disk has the next one right behind it
-    start = raw.rfind(_OPENING)
+    for opening in _HEADER.finditer(raw):
+        start = opening.start()
     try:
         if start >= 0:
             return _checked(_decode(raw[start:].decode()))
