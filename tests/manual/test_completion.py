@@ -81,6 +81,14 @@ def test_bash_offers_files_where_a_file_is_meant(place: Path):
     assert bash(place, "run", "") == set()
 
 
+def test_bash_offers_both_where_an_instance_and_a_file_are_meant(place: Path):
+    for words in (("restore",), ("snapshot", "take")):
+        assert bash(place, *words, "") == {"vm0", "vm1", "run", "folder", "one file.yaml"}
+        assert bash(place, *words, "one") == {"one file.yaml"}
+        assert bash(place, *words, "vm1") == {"vm1"}
+    assert bash(place, "snapshot", "diff", "one") == {"one file.yaml"}
+
+
 def test_bash_follows_every_verb_of_a_verb(place: Path):
     def check(tree: object, words: tuple[str, ...]) -> None:
         for each in tree.commands:

@@ -85,10 +85,10 @@ def text(tree: Command) -> str:
     words = []
     for each in commands:
         flags = " ".join([flag for option in each.options for flag in option.flags] + ["--help"])
-        operand = " ".join(filter(None, map(_offers, each.operands))) or " ".join(
-            sub.name for sub in each.commands
-        )
-        offer = f'_cvqd_offer {shlex.quote(operand)} "$cur"' if operand else ":"
+        # instances add themselves to what is offered before them
+        offers = sorted(set(filter(None, map(_offers, each.operands))), key="instance".__eq__)
+        offers = offers or list(filter(None, [" ".join(sub.name for sub in each.commands)]))
+        offer = "; ".join(f'_cvqd_offer {shlex.quote(kind)} "$cur"' for kind in offers) or ":"
         words.append(
             f'        "{_verb(each)}")\n'
             f'            if [[ $cur == -* ]]; then _cvqd_offer {shlex.quote(flags)} "$cur"\n'

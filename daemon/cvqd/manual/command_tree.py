@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 #: what a value is, by its name in the usage
 _KINDS: Final = {
     "FILE": "file",
+    "A": "file",
+    "B": "file",
     "LOG": "file",
     "PATH": "file",
     "DIR": "directory",
