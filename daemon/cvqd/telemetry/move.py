@@ -5,7 +5,7 @@ It knows no device.  Times are of the monotonic clock, in µs where they are sho
 
 from __future__ import annotations
 
-import secrets
+import os
 from contextlib import contextmanager
 from time import monotonic_ns
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -31,7 +31,7 @@ class Move:
     """``source`` and ``target`` are devices by name; ``digest`` is of the state that is to be moved."""
 
     def __init__(self, log: EventLog, kind: Kind, source: str, target: str, digest: str) -> None:
-        self.id: Final = secrets.token_hex(4)
+        self.id: Final = os.urandom(4).hex()
         self.kind: Final = kind
         self.source: Final = source
         self.target: Final = target
