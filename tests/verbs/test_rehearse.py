@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from contextlib import asynccontextmanager, suppress
@@ -18,7 +19,7 @@ from cvqd.testing.driver import GuestMemory
 from cvqd.testing.frontend import FrontEnd
 from cvqd.testing.net_driver import NetDriver
 from cvqd.testing.sequences import ORDERS
-from cvqd.verbs.rehearse import exit_code, progress
+from cvqd.verbs.rehearse import exit_code, progress, shortcoming
 from cvqd.wire.net_control import MacAddrSet
 from cvqd.wire.virtio import Feature, mask_of
 from kit.service_manager import ServiceManager
@@ -149,6 +150,30 @@ async def test_a_daemon_that_ends_in_the_middle_asks_for_time_to_take_the_guest_
             assert int(last["EXTEND_TIMEOUT_USEC"]) == 13_000_000
 
 
+async def test_ctrl_c_says_that_the_rehearsal_goes_on(tmp_path: Path) -> None:
+    async with instance(tmp_path) as (daemon, _):
+        command = [sys.executable, "-m", "cvqd", "rehearse", "--config", str(daemon.config)]
+        words = ("--to", "spare", "--back", "--times", "5")
+        async with trio.open_nursery() as nursery:
+            mark = len(daemon.events)
+            process: trio.Process = await nursery.start(
+                partial(
+                    trio.run_process,
+                    [*command, *words],
+                    stderr=subprocess.PIPE,
+                    capture_stdout=True,
+                    check=False,
+                )
+            )
+            await daemon.event("switchover.finished", after=mark)
+            process.send_signal(signal.SIGINT)
+            assert process.stderr is not None
+            said = b"".join([chunk async for chunk in process.stderr])
+        assert process.returncode == 130
+        assert said.startswith(b"cvqd: the instance goes on with the rehearsal")
+        assert (await daemon.event("rehearsal.finished", after=mark))["moves"] == 10
+
+
 async def test_a_terminal_sees_how_far_it_is(tmp_path: Path) -> None:
     async with instance(tmp_path) as (daemon, _):
         found = await rehearse(daemon, "--to", "spare", "--back", "--times", "3", terminal=True)
@@ -166,6 +191,13 @@ def test_a_guest_that_is_nowhere_is_3() -> None:
     assert exit_code({"verdict": "failed", "guest_on": None, "from": "device", "moves": []}) == 3
 
 
+@pytest.mark.parametrize(("phase", "where"), [("prepare", " in prepare"), ("", "")])
+def test_a_refusal_before_any_phase_names_none(phase: str, where: str) -> None:
+    move = {"source": "device", "target": "spare", "verdict": "refused", "phase": phase, "reason": "no"}
+    said = shortcoming({"verdict": "failed", "reason": None, "moves": [move]})
+    assert said == f"device to spare: refused{where}: no"
+
+
 @pytest.mark.parametrize(
     ("line", "words"),
     [
@@ -177,6 +209,10 @@ def test_a_guest_that_is_nowhere_is_3() -> None:
         (
             {"event": "switchover.failed", "phase": "replay", "guest_on": "source", "reason": "no"},
             "  replay   failed, the guest is on the source: no",
+        ),
+        (
+            {"event": "switchover.failed", "phase": "", "guest_on": "source", "reason": "no"},
+            "  failed, the guest is on the source: no",
         ),
     ],
 )

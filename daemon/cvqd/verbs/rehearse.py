@@ -37,12 +37,13 @@ def add(verbs: Verbs) -> None:
         description="Move a running guest to a target of its configuration while its front-end stays"
         " connected. JSON on standard output says of each move what its phases took, how long no data queue"
         " ran, how many commands were replayed, the state's digest before and after, and where the guest is."
-        " The first move that fails is the last; the guest is taken back to where it was.",
-        epilog="Exit status: 0 every move passed; 75 nothing happened to the guest, with the reason; after a"
-        " move that failed 1 with the guest where it was at the beginning, 2 with the guest on the other"
-        " device, 3 on neither until its next kick.",
+        " The first move that fails is the last; the guest is taken back to where it was. Ctrl-C ends the"
+        " waiting and not the rehearsal.",
+        epilog="Exit status: 0 every move passed; 69 no such instance runs; 75 nothing happened to the guest,"
+        " with the reason; 77 no permission to ask; after a move that failed 1 with the guest where it was at"
+        " the beginning, 2 with the guest on the other device, 3 on neither until its next kick.",
     )
-    rehearse.set_defaults(verb=_rehearse)
+    rehearse.set_defaults(verb=_rehearse, wrong=rehearse.error)
     instances.choose(rehearse, one=True)
     rehearse.add_argument(
         "--to",
@@ -52,7 +53,11 @@ def add(verbs: Verbs) -> None:
     )
     rehearse.add_argument("--back", action="store_true", help="and back to where the guest is now")
     rehearse.add_argument(
-        "--times", metavar="N", type=up_to(MOST_ROUNDS), default=1, help=f"so many rounds, 1 to {MOST_ROUNDS}"
+        "--times",
+        metavar="N",
+        type=up_to(MOST_ROUNDS),
+        default=1,
+        help=f"so many rounds, 1 to {MOST_ROUNDS}, with --back or --dry",
     )
     rehearse.add_argument(
         "--dry", action="store_true", help="only suspend the device, compare with the target, and resume"
@@ -60,11 +65,17 @@ def add(verbs: Verbs) -> None:
 
 
 def _rehearse(options: argparse.Namespace) -> int:
+    if options.times > 1 and not (options.back or options.dry):
+        options.wrong("--times needs --back or --dry")
     (path,) = instances.control_sockets(options)
     moves = options.times * (2 if options.back and not options.dry else 1)
     words = {"to": options.to, "back": options.back, "times": options.times, "dry": options.dry}
     watched = sys.stderr.isatty()
-    answer = (_ask_aloud if watched else _ask)(path, _MOVE * moves, words)
+    try:
+        answer = (_ask_aloud if watched else _ask)(path, _MOVE * moves, words)
+    except KeyboardInterrupt:
+        print("cvqd: the instance goes on with the rehearsal; its log says what comes of it", file=sys.stderr)
+        raise
     print(json.dumps(answer, indent=2))
     if not watched and (why := shortcoming(answer)):
         print(f"cvqd: {why}", file=sys.stderr)
@@ -114,7 +125,8 @@ def progress(line: dict[str, Any]) -> str | None:
         case "switchover.phase":
             return f"  {line['phase']:8} {line['elapsed_us'] / 1000:9.1f} ms"
         case "switchover.failed":
-            return f"  {line['phase']:8} failed, the guest is on the {line['guest_on']}: {line['reason']}"
+            where = f"{line['phase']:8} " if line["phase"] else ""
+            return f"  {where}failed, the guest is on the {line['guest_on']}: {line['reason']}"
         case "switchover.finished":
             return f"  blackout {line['blackout_us'] / 1000:9.1f} ms"
     return None
@@ -127,7 +139,8 @@ def shortcoming(answer: dict[str, Any]) -> str | None:
     if answer["reason"] is not None:
         return str(answer["reason"])
     last = answer["moves"][-1]
-    return f"{last['source']} to {last['target']}: {last['verdict']} in {last['phase']}: {last['reason']}"
+    where = f" in {last['phase']}" if last["phase"] else ""
+    return f"{last['source']} to {last['target']}: {last['verdict']}{where}: {last['reason']}"
 
 
 def exit_code(answer: dict[str, Any]) -> int:
