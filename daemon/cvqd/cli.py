@@ -8,6 +8,7 @@ and manuals show them.
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import sys
@@ -68,6 +69,13 @@ class _Parser(argparse.ArgumentParser):
     def __init__(self, **options: Any) -> None:
         super().__init__(formatter_class=_Paragraphs, **options)
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """A verb says itself what it does not take: argparse leaves that to the program above it."""
+        known, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return known, unknown
+
     def error(self, message: str) -> NoReturn:
         """Usage is 64 in sysexits.h, argparse's own 2 is a shell's."""
         self.print_usage(sys.stderr)
@@ -76,6 +84,9 @@ class _Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; the process's exit code."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # a terminal that has no µ gets a question mark
+        sys.stdout.reconfigure(errors="replace")
     try:
         code = _dispatch(parser().parse_args(arguments))
         sys.stdout.flush()

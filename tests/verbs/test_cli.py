@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import signal
@@ -8,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import trio
@@ -81,6 +83,9 @@ def test_version_and_capabilities_are_on_standard_output():
         ["rehearse", "vm0", "--to", "spare", "--times", "0"],
         ["rehearse", "vm0", "--to", "spare", "--times", "1001"],
         ["rehearse", "vm0", "--to", "spare", "--times", "two"],
+        ["rehearse", "vm0", "--to", "spare", "--times", "2"],
+        ["status", "/etc/cvqd/vm0.yaml"],
+        ["status", ""],
     ],
 )
 def test_a_wrong_command_line_is_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]):
@@ -90,6 +95,24 @@ def test_a_wrong_command_line_is_usage(arguments: list[str], capsys: pytest.Capt
     shown = capsys.readouterr()
     assert shown.out == ""
     assert shown.err.startswith("usage: cvqd")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["status", "--fly"], "cvqd status: unrecognized arguments: --fly"),
+        (["snapshot", "show", "a", "b"], "cvqd snapshot show: unrecognized arguments: b"),
+        (["snapshot"], "cvqd snapshot: the following arguments are required: VERB"),
+    ],
+)
+def test_the_usage_shown_is_that_of_the_verb(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+):
+    with pytest.raises(SystemExit):
+        cli.main(arguments)
+    usage, message = capsys.readouterr().err.splitlines()
+    assert message == said
+    assert usage.startswith(f"usage: {said.partition(':')[0]} [-h]")
 
 
 def test_check_config_reports_every_file_and_opens_nothing(tmp_path: Path):
@@ -122,7 +145,7 @@ def test_the_short_verbs_load_no_event_loop(tmp_path: Path, arguments: list[str]
     arguments = [str(file) if word == "FILE" else word for word in arguments]
     loaded = cvqd(*arguments, python=("-X", "importtime")).stderr
     assert "argparse" in loaded
-    for module in ("trio", "structlog", "pathlib", "difflib"):
+    for module in ("trio", "structlog", "pathlib", "difflib", "secrets"):
         assert f" {module}\n" not in loaded, module
 
 
@@ -133,6 +156,21 @@ def test_asking_what_does_not_run_says_so(tmp_path: Path, verb: list[str]):
     found = cvqd(*verb, "--config", str(file))
     assert (found.returncode, found.stdout) == (69, "")
     assert found.stderr == f"cvqd: {tmp_path}/vm0.control: no instance is running here\n"
+
+
+def test_where_nobody_may_look_for_instances_none_is_not_the_answer(monkeypatch: Any, capsys: Any):
+    monkeypatch.setattr(instances, "DIRECTORY", "/nobody/looks")
+    monkeypatch.setattr(os, "listdir", Mock(side_effect=PermissionError(errno.EACCES, "Permission denied")))
+    assert cli.main(["status"]) == 77
+    assert capsys.readouterr().err == "cvqd: /nobody/looks: no permission to look for instances\n"
+
+
+def test_a_locale_without_a_letter_gets_a_question_mark(monkeypatch: Any):
+    out = io.TextIOWrapper(io.BytesIO(), encoding="koi8-r")
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(cli, "_dispatch", lambda _: int(out.write("5 µs\n") > 9))
+    assert cli.main(["demo"]) == 0
+    assert out.buffer.getvalue() == b"5 ?s\n"
 
 
 def test_status_without_a_name_asks_every_instance(tmp_path: Path, monkeypatch: Any, capsys: Any):

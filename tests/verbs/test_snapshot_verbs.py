@@ -125,11 +125,18 @@ def test_what_is_no_snapshot_is_refused_with_file_and_reason(
     assert "No such file" in capsys.readouterr().err
 
 
+def test_a_bad_file_is_blamed_before_any_instance_is_asked(tmp_path: Path, capsys: Any):
+    bad = tmp_path / "bad"
+    bad.write_bytes(encode(snapshot_of(TrackedState(MAC)))[:-1])
+    assert cli.main(["restore", "nobody", str(bad)]) == 65
+    assert capsys.readouterr().err.startswith(f"cvqd: {bad}: no snapshot: ")
+
+
 def test_a_verb_of_the_verb_has_to_be_named(capsys: Any):
     with pytest.raises(SystemExit) as ended:
         cli.main(["snapshot"])
     assert ended.value.code == 64
-    assert "a verb is missing" in capsys.readouterr().err
+    assert "cvqd snapshot: the following arguments are required: VERB" in capsys.readouterr().err
 
 
 @asynccontextmanager

@@ -38,10 +38,17 @@ def _restore(options: argparse.Namespace) -> int:
     from base64 import b64encode
 
     from cvqd.client.control import ask
+    from cvqd.errors import SnapshotError
+    from cvqd.wire.snapshot import decode
 
     (path,) = instances.control_sockets(options)
     data = read(options.file)
     if len(data) > MOST:
         raise InputError(options.file, f"{len(data)} bytes are more than a request may have, {MOST}")
+    try:
+        decode(data)
+    except SnapshotError as error:
+        # the instance would say so too, but of a file it knows nothing
+        raise InputError(options.file, str(error)) from error
     ask(path, "restore", snapshot=b64encode(data).decode())
     return 0

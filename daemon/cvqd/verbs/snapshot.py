@@ -21,7 +21,7 @@ def add(verbs: Verbs) -> None:
     snapshot = verbs.add_parser(
         "snapshot", help="write down what a guest's device is, and look at what was written down"
     )
-    verbs = snapshot.add_subparsers(title="verbs", metavar="VERB")
+    verbs = snapshot.add_subparsers(title="verbs", metavar="VERB", dest="of_snapshot", required=True)
 
     take = verbs.add_parser(
         "take",
