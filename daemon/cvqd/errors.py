@@ -106,7 +106,7 @@ class SnapshotError(CvqdError):
     exit_code = 65
 
     def __init__(self, reason: str, offset: int = 0) -> None:
-        super().__init__(f"no snapshot: {reason} (byte {offset})")
+        super().__init__(f"not a snapshot: {reason} (byte {offset})")
         self.reason = reason
         self.offset = offset
 

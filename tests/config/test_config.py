@@ -138,6 +138,7 @@ def test_the_simulators_defaults_are_those_of_its_specification():
 
 def test_a_section_whose_keys_are_all_commented_out_has_its_defaults():
     assert parse(MINIMAL + "log:\n  # level: debug\n", "vm0.yaml").log == config.LogConfig("info", "auto")
+    assert parse(MINIMAL + "targets:\n  # spare: {kind: simulator}\n", "vm0.yaml").targets == {}
 
 
 def test_the_examples_are_right_and_the_first_shows_the_defaults():

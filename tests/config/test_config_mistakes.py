@@ -22,7 +22,10 @@ if TYPE_CHECKING:
         ("device: [\n", "2:1: yaml: expected the node content, but found '<stream end>'"),
         ("device: {kind: simulator}\n  mtu: 3\n", "2:3: yaml: expected <block end>, but found"),
         ("device: \x07", "1:9: yaml: special characters are not allowed"),
-        (MINIMAL + "---\n" + MINIMAL, "2:1: yaml: but found another document"),
+        (
+            MINIMAL + "---\n" + MINIMAL,
+            "2:1: yaml: expected a single document in the stream but found another document",
+        ),
         ('device: "\\UFFFFFFFF"', "1:"),
         ("%YAML 1" + "0" * 5000 + ".1\n--- {}\n", "1:"),
         ("[" * 5000, "1:1: yaml: nested too deeply"),
@@ -43,7 +46,7 @@ if TYPE_CHECKING:
         ("device: {path: /dev/x}\n", "1:9: device.kind: missing; one of vhost-vdpa, simulator"),
         (
             "device: {kind: simulater}\n",
-            "1:16: device.kind: 'simulater' is none of vhost-vdpa, simulator; did you mean simulator?",
+            "1:16: device.kind: 'simulater' is not one of vhost-vdpa, simulator; did you mean simulator?",
         ),
         ("device: simulator\n", "1:9: device: expected a mapping with kind: vhost-vdpa or simulator"),
         ("device:\n", "1:8: device: expected a mapping with kind: vhost-vdpa or simulator"),
@@ -52,28 +55,28 @@ if TYPE_CHECKING:
             "device: {kind: vhost-vdpa, path: /dev/a, vdpa: b}\n",
             "1:9: device: exactly one of path and vdpa names the device",
         ),
-        ("device: {kind: vhost-vdpa, path: dev}\n", "1:34: device.path: 'dev' is no absolute path"),
-        ("device: {kind: vhost-vdpa, vdpa: ../x}\n", "1:34: device.vdpa: '../x' is no name such as vdpa0"),
+        ("device: {kind: vhost-vdpa, path: dev}\n", "1:34: device.path: 'dev' is not an absolute path"),
+        ("device: {kind: vhost-vdpa, vdpa: ../x}\n", "1:34: device.vdpa: '../x' is not a name such as vdpa0"),
         ("device: {kind: vhost-vdpa, path: /a, mtu: 3}\n", "1:38: device.mtu: unknown key"),
         # wrong types
         (MINIMAL + "log: [info]\n", "2:6: log: expected a mapping with keys such as level"),
-        (MINIMAL + "isolation: [require]\n", "2:12: isolation: expected `require`, `prefer`"),
-        (MINIMAL + "isolation:\n", "2:11: isolation: has no value; expected `require`, `prefer`"),
+        (MINIMAL + "isolation: [require]\n", "2:12: isolation: expected require, prefer"),
+        (MINIMAL + "isolation:\n", "2:11: isolation: has no value; expected require, prefer"),
         (MINIMAL + "isolation: !!python/name:os.system\n", "2:12: isolation: tag tag:yaml.org,2002:python/"),
         ("device: {kind: simulator, mtu: big}\n", "1:32: device.mtu: 'big' is not a whole number"),
         ("device: {kind: simulator, mtu: 1500.5}\n", "1:32: device.mtu: '1500.5' is not a whole number"),
         (
             "device: {kind: simulator, features: MQ}\n",
-            "1:37: device.features: expected a list of feature name",
+            "1:37: device.features: expected a list of feature names",
         ),
-        (MINIMAL + "targets: [a]\n", "2:10: targets: expected names to"),
+        (MINIMAL + "targets: [a]\n", "2:10: targets: expected a mapping of names to devices"),
         (MINIMAL + "frontend: {inband: maybe}\n", "2:20: frontend.inband: 'maybe' is neither true nor false"),
         # values
         (
             MINIMAL + "isolation: requires\n",
-            "2:12: isolation: 'requires' is none of require, prefer; did you",
+            "2:12: isolation: 'requires' is not one of require, prefer; did you",
         ),
-        (MINIMAL + "control_queue: {deadline: 1h}\n", "2:27: control_queue.deadline: '1h' is no duration"),
+        (MINIMAL + "control_queue: {deadline: 1h}\n", "2:27: control_queue.deadline: '1h' is not a duration"),
         (
             MINIMAL + "control_queue: {deadline: 0s}\n",
             "2:27: control_queue.deadline: 0ms is not between 1ms and",
@@ -81,11 +84,11 @@ if TYPE_CHECKING:
         (MINIMAL + "control_queue: {deadline: 61}\n", "2:27: control_queue.deadline: 61s is not between"),
         (
             MINIMAL + "control_queue: {max_command: 64KB}\n",
-            "2:30: control_queue.max_command: unit 'KB' is none of B, KiB, MiB; did you mean KiB?",
+            "2:30: control_queue.max_command: unit 'KB' is not one of B, KiB, MiB; did you mean KiB?",
         ),
         (
             MINIMAL + "control_queue: {max_command: 1GiB}\n",
-            "2:30: control_queue.max_command: unit 'GiB' is none of",
+            "2:30: control_queue.max_command: unit 'GiB' is not one of",
         ),
         (
             MINIMAL + "control_queue: {max_command: 17MiB}\n",
@@ -93,7 +96,7 @@ if TYPE_CHECKING:
         ),
         (
             MINIMAL + "policy: {mac: {change: refuse}}\n",
-            "2:24: policy.mac.change: 'refuse' is none of allowed, refused; did you mean refused?",
+            "2:24: policy.mac.change: 'refuse' is not one of allowed, refused; did you mean refused?",
         ),
         (
             MINIMAL + "policy: {mac: refused}\n",
@@ -110,17 +113,25 @@ if TYPE_CHECKING:
         ),
         (
             MINIMAL + "policy: {mac: {change: [33:33:*]}}\n",
-            "2:25: policy.mac.change[0]: 33:33:* is no station's",
+            "2:25: policy.mac.change[0]: 33:33:* is not a station's",
         ),
         (
             MINIMAL + "policy: {mac: {change: {to: all}}}\n",
-            "2:24: policy.mac.change: expected `allowed`, `refused` or list of MAC address or prefix",
+            "2:24: policy.mac.change: expected allowed, refused or list of MAC addresses or prefixes",
         ),
         (
             MINIMAL + "policy: {promiscuous: no}\n",
-            "2:23: policy.promiscuous: 'no' is none of allowed, refused",
+            "2:23: policy.promiscuous: 'no' is not one of allowed, refused",
         ),
-        (MINIMAL + "policy: {vlans: 5}\n", "2:17: policy.vlans: '5' is none of all, none"),
+        (
+            MINIMAL + "policy: {vlans: 5}\n",
+            "2:17: policy.vlans: '5' is not one of all, none; a list of one is written [5]",
+        ),
+        (MINIMAL + "policy: {vlans: five}\n", "2:17: policy.vlans: 'five' is not one of all, none"),
+        (
+            MINIMAL + "---\n" + MINIMAL,
+            "2:1: yaml: expected a single document in the stream but found another",
+        ),
         (MINIMAL + "policy: {vlans: []}\n", "2:17: policy.vlans: an empty list; write none"),
         (MINIMAL + "policy: {vlans: [1, 0]}\n", "2:21: policy.vlans[1]: 0 is not between 1 and 4094"),
         (MINIMAL + "policy: {vlans: [4000-5000]}\n", "2:18: policy.vlans[0]: 4000-5000 is not between 1 and"),
@@ -138,22 +149,25 @@ if TYPE_CHECKING:
             MINIMAL + "policy: {mac_tables: {}}\n",
             "2:10: policy.mac_tables: unknown key; did you mean mac_table?",
         ),
-        (MINIMAL + "frontend: {mode: 0888}\n", "2:18: frontend.mode: '0888' is no file mode"),
+        (MINIMAL + "frontend: {mode: 0888}\n", "2:18: frontend.mode: '0888' is not a file mode"),
         (
             MINIMAL + "frontend: {socket: /" + "x" * 107 + "}\n",
             "2:20: frontend.socket: a path of 108 bytes; 107",
         ),
         (MINIMAL + 'state: {directory: "/a\\0b"}\n', "2:20: state.directory: '/a\\x00b' has unprintable"),
-        (MINIMAL + "log: {level: loud}\n", "2:14: log.level: 'loud' is none of debug, info, warning, error"),
+        (
+            MINIMAL + "log: {level: loud}\n",
+            "2:14: log.level: 'loud' is not one of debug, info, warning, error",
+        ),
         ("device: {kind: simulator, mtu: 67}\n", "1:32: device.mtu: 67 is not between 68 and 65535"),
         (
             "device: {kind: simulator, mac: 01:00:00:00:00:00}\n",
-            "1:32: device.mac: 01:00:00:00:00:00 is no st",
+            "1:32: device.mac: 01:00:00:00:00:00 is not a st",
         ),
         ("device: {kind: simulator, mac: 52:54}\n", "1:32: device.mac: '52:54' is not a MAC address"),
         (
             "device: {kind: simulator, features: [VERSION_1, MQQ]}\n",
-            "1:49: device.features[1]: 'MQQ' is none of",
+            "1:49: device.features[1]: 'MQQ' is not one of",
         ),
         (
             "device: {kind: simulator, features: [VERSION_1]}\n",
@@ -161,7 +175,7 @@ if TYPE_CHECKING:
         ),
         (
             "device: {kind: simulator, faults: [{command: mac.add_set, action: err}]}\n",
-            "1:46: device.faults[0].command: 'mac.add_set' is none of",
+            "1:46: device.faults[0].command: 'mac.add_set' is not one of",
         ),
         (
             "device: {kind: simulator, faults: [{action: err}]}\n",
@@ -173,7 +187,7 @@ if TYPE_CHECKING:
         ),
         (
             "device: {kind: simulator, faults: [{call: poweroff, action: err}]}\n",
-            "1:43: device.faults[0].call: 'poweroff' is none of set_features",
+            "1:43: device.faults[0].call: 'poweroff' is not one of set_features",
         ),
         (
             "device: {kind: simulator, datapath: {kind: peer, bind: /a, connect: /a}}\n",
@@ -181,9 +195,9 @@ if TYPE_CHECKING:
         ),
         (
             "device: {kind: simulator, datapath: {kind: tap, interface: a/b}}\n",
-            "1:60: device.datapath.interface: 'a/b' is no name",
+            "1:60: device.datapath.interface: 'a/b' is not the name",
         ),
-        (MINIMAL + "targets: {a b: {kind: simulator}}\n", "2:11: targets: 'a b' is no name"),
+        (MINIMAL + "targets: {a b: {kind: simulator}}\n", "2:11: targets: 'a b' is not a name"),
         (
             MINIMAL + "control: {socket: /x}\nfrontend: {socket: /x}\n",
             "2:10: control: its socket is the front-end's",
@@ -246,7 +260,7 @@ def test_a_file_that_is_no_utf_8_or_too_long_is_refused(tmp_path: Path):
     file.write_bytes(b"log: {}\nd: \xff\n")
     with pytest.raises(ConfigError) as caught:
         load(file)
-    assert caught.value.problems == [f"{file}:2:4: yaml: no UTF-8: invalid start byte"]
+    assert caught.value.problems == [f"{file}:2:4: yaml: not UTF-8: invalid start byte"]
     file.write_bytes(MINIMAL.encode() + b"#" * config.MAX_BYTES)
     with pytest.raises(ConfigError, match="file: more than 262144 bytes"):
         load(file)

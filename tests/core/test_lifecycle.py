@@ -93,7 +93,7 @@ async def test_inspection_resets_and_takes_the_backend_features_it_uses():
 
 
 async def test_a_device_of_another_kind_is_refused():
-    with pytest.raises(DeviceError, match="virtio device 2 is no network device"):
+    with pytest.raises(DeviceError, match="virtio device 2 is not a network device"):
         await lifecycle.inspect(Recorder(device_id=2))
 
 

@@ -91,7 +91,7 @@ def test_a_unit_with_other_names_is_refused(tmp_path: Path, names: str, expected
 
 def test_a_count_that_is_none_is_refused():
     environment = {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "two"}
-    with pytest.raises(CvqdError, match="LISTEN_FDS: 'two' is no number"):
+    with pytest.raises(CvqdError, match="LISTEN_FDS: 'two' is not a number"):
         take_inherited(environment)
 
 

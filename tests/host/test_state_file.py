@@ -116,7 +116,7 @@ def test_links_and_pipes_are_not_read(tmp_path: Path):
             file.read()
         (tmp_path / NAME).unlink()
         os.mkfifo(tmp_path / NAME)
-        with pytest.raises(StateError, match="no regular file"):
+        with pytest.raises(StateError, match="is not a regular file"):
             file.read()
 
 

@@ -75,7 +75,7 @@ def test_a_socket_that_somebody_listens_on_is_left_alone(path: Path):
 
 def test_another_kind_of_file_is_left_alone(path: Path):
     path.write_text("precious")
-    assert refused(path).reason == "exists and is no socket"
+    assert refused(path).reason == "exists and is not a socket"
     assert path.read_text() == "precious"
 
 

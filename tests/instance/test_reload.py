@@ -120,7 +120,7 @@ async def test_a_file_with_a_mistake_changes_nothing(tmp_path: Path) -> None:
     assert event.name == "service.reload_failed"
     assert event.fields["problems"] == [
         f"{file}:2:17: policy.pairs: 'none' is not a whole number",
-        f"{file}:3:14: log.level: 'loud' is none of debug, info, warning, error",
+        f"{file}:3:14: log.level: 'loud' is not one of debug, info, warning, error",
     ]
     file.unlink()
     await reload.reload()

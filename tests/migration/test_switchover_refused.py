@@ -118,7 +118,7 @@ async def test_what_cannot_even_begin_is_refused_with_a_reason(tmp_path: Path) -
                     await rehearse(rig, **{"to": "spare"} | words)
             (move,) = (await rehearse(rig, "nobody"))["moves"]
             assert (move["verdict"], move["phase"]) == ("refused", "prepare")
-            assert "there is device, spare" in move["reason"]
+            assert "only device, spare" in move["reason"]
 
 
 async def test_a_move_of_a_guest_that_does_not_run_forgets_no_kick(tmp_path: Path) -> None:

@@ -91,7 +91,7 @@ async def test_an_interface_that_is_down_or_deleted_loses_frames_and_nothing_els
 @pytest.mark.usefixtures("network")
 @pytest.mark.parametrize(
     ("interface", "number", "reason"),
-    [("lo", errno.EINVAL, "is no tap interface"), (TAP, errno.EBUSY, "another process has the interface")],
+    [("lo", errno.EINVAL, "is not a tap interface"), (TAP, errno.EBUSY, "another process has the interface")],
 )
 async def test_an_interface_that_cannot_be_had_says_why(simulate, interface, number, reason):
     with Tap(TapPath(TAP)), pytest.raises(DeviceError, match=reason) as refused:

@@ -282,7 +282,7 @@ def test_run_with_a_bad_configuration_says_what_check_config_says(tmp_path: Path
     found = failing(tmp_path, isolation="maybe")
     assert found.returncode == 78
     assert found.stderr.startswith(f"{tmp_path}/vm0.yaml:")
-    assert "'maybe' is none of require, prefer" in found.stderr
+    assert "'maybe' is not one of require, prefer" in found.stderr
 
 
 def test_a_reader_that_has_read_enough_is_no_error():

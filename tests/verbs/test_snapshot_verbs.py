@@ -112,7 +112,10 @@ def test_what_is_no_snapshot_is_refused_with_file_and_reason(
     good = written(TrackedState(MAC))
     bad = tmp_path / "bad"
     for data, reason in (
-        (encode(snapshot_of(TrackedState(MAC)))[:-1], "no snapshot: 167 bytes where it says 168 (byte 167)"),
+        (
+            encode(snapshot_of(TrackedState(MAC)))[:-1],
+            "not a snapshot: 167 bytes where it says 168 (byte 167)",
+        ),
         (encode(snapshot_of(TrackedState(MAC), digest="0" * 16)), "and not to 0000000000000000"),
     ):
         bad.write_bytes(data)
@@ -129,7 +132,7 @@ def test_a_bad_file_is_blamed_before_any_instance_is_asked(tmp_path: Path, capsy
     bad = tmp_path / "bad"
     bad.write_bytes(encode(snapshot_of(TrackedState(MAC)))[:-1])
     assert cli.main(["restore", "nobody", str(bad)]) == 65
-    assert capsys.readouterr().err.startswith(f"cvqd: {bad}: no snapshot: ")
+    assert capsys.readouterr().err.startswith(f"cvqd: {bad}: not a snapshot: ")
 
 
 def test_a_verb_of_the_verb_has_to_be_named(capsys: Any):

@@ -113,7 +113,7 @@ def instance_name(text: str) -> str:
     """The name, if it can stand in a socket's path and a unit's name; else ValueError."""
     if not re.fullmatch(_INSTANCE, text):
         raise ValueError(
-            f"{text!r} is no name: letters, digits and _ . : - (at most 48, the first a letter or digit)"
+            f"{text!r} is not a name: letters, digits and _ . : - (at most 48, the first a letter or digit)"
         )
     return text
 
@@ -136,7 +136,7 @@ def load(path: str | os.PathLike[str]) -> Config:
     except UnicodeDecodeError as error:
         before = data[: error.start].decode()
         reader.problem(
-            before.count("\n") + 1, len(before) - before.rfind("\n"), "yaml", f"no UTF-8: {error.reason}"
+            before.count("\n") + 1, len(before) - before.rfind("\n"), "yaml", f"not UTF-8: {error.reason}"
         )
     except (OSError, ValueError) as error:
         reader.problem(1, 1, "file", (error.strerror if isinstance(error, OSError) else None) or str(error))
@@ -200,7 +200,7 @@ FILE: Final = Section(
         Field("device", DEVICE, REQUIRED, "the device that the daemon owns"),
         Field(
             "targets",
-            MapOf(DEVICE, Scalar("name", _target_name, scalars.word(_INSTANCE))),
+            MapOf(DEVICE, "devices", Scalar("name", _target_name, scalars.word(_INSTANCE))),
             {},
             "devices for the guest to be moved to, by name, as `device`; it keeps its address",
             "none",

@@ -69,7 +69,7 @@ _VDPA_NAME: Final = r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,63}"
 
 def _vdpa_name(text: str) -> str:
     if not re.fullmatch(_VDPA_NAME, text):
-        raise ValueError(f"{text[:48]!a} is no name such as vdpa0")
+        raise ValueError(f"{text[:48]!a} is not a name such as vdpa0")
     return text
 
 
@@ -207,13 +207,13 @@ DEVICE: Final = Union(
                 ),
                 Field(
                     "features",
-                    ListOf(_named("feature name", *feature_names(SUPPORTED_FEATURES))),
+                    ListOf(_named("feature name", *feature_names(SUPPORTED_FEATURES)), "feature names"),
                     None,
                     "what it offers, by name",
                     "all it can do",
                 ),
                 Field("datapath", _DATAPATH, LoopbackPath(), "where frames go", "`kind: loopback`"),
-                Field("faults", ListOf(_FAULT), (), "planned misbehaviour", "none"),
+                Field("faults", ListOf(_FAULT, "faults"), (), "planned misbehaviour", "none"),
             ),
             _simulator,
         ),

@@ -64,7 +64,10 @@ class Reader:
             return loader.get_single_node()
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark or loader.get_mark()
-            self.problem(mark.line + 1, mark.column + 1, "yaml", error.problem or "not YAML")
+            # "but found another document" is half a sentence
+            half = (error.problem or "").startswith("but ")
+            reason = f"{error.context} {error.problem}" if half else error.problem or "not YAML"
+            self.problem(mark.line + 1, mark.column + 1, "yaml", reason)
         except RecursionError:
             self.problem(1, 1, "yaml", "nested too deeply")
         except (yaml.YAMLError, ValueError, OverflowError) as error:
@@ -111,9 +114,9 @@ class Scalar:
     def read(self, reader: Reader, node: yaml.Node, key: str) -> Any:
         """Converted value or INVALID."""
         if not isinstance(node, yaml.ScalarNode):
-            return reader.at(node, key, f"expected {self.shown}")
+            return reader.at(node, key, f"expected {plain(self.shown)}")
         if node.tag == _TAG + "null":
-            return reader.at(node, key, f"has no value; expected {self.shown}")
+            return reader.at(node, key, f"has no value; expected {plain(self.shown)}")
         if node.tag not in _SCALAR_TAGS:
             return reader.at(node, key, f"tag {node.tag} is not supported")
         try:
@@ -124,39 +127,43 @@ class Scalar:
 
 @dataclass(frozen=True, slots=True)
 class ListOf:
-    """A list of one type; read as a tuple."""
+    """A list of one type, ``many`` of it; read as a tuple."""
 
     item: Type
+    many: str
 
     @property
     def shown(self) -> str:
         """Type as the manual says it."""
-        return f"list of {self.item.shown}"
+        return f"list of {self.many}"
 
     def read(self, reader: Reader, node: yaml.Node, key: str) -> Any:
         """Tuple or INVALID."""
         if not isinstance(node, yaml.SequenceNode):
-            return reader.at(node, key, f"expected a {self.shown}")
+            return reader.at(node, key, f"expected a {plain(self.shown)}")
         values = [self.item.read(reader, item, f"{key}[{index}]") for index, item in enumerate(node.value)]
         return INVALID if INVALID in values else tuple(values)
 
 
 @dataclass(frozen=True, slots=True)
 class MapOf:
-    """Names to values of one type."""
+    """Names to values of one type, ``many`` of it; none where each is commented out."""
 
     item: Type
+    many: str
     name: Scalar
 
     @property
     def shown(self) -> str:
         """Type as the manual says it."""
-        return f"names to {self.item.shown}"
+        return f"mapping of names to {self.many}"
 
     def read(self, reader: Reader, node: yaml.Node, key: str) -> Any:
         """Dictionary or INVALID."""
+        if isinstance(node, yaml.ScalarNode) and node.tag == _TAG + "null":
+            return {}
         if not isinstance(node, yaml.MappingNode):
-            return reader.at(node, key, f"expected {self.shown}")
+            return reader.at(node, key, f"expected a {plain(self.shown)}")
         values: dict[str, Any] = {}
         for name, value in entries(reader, node, key):
             try:
@@ -255,9 +262,14 @@ class Union:
     def _known(self, kind: str) -> str:
         if kind not in self.variants:
             raise ValueError(
-                f"{kind!r} is none of {', '.join(self.variants)}{did_you_mean(kind, self.variants)}"
+                f"{kind!r} is not one of {', '.join(self.variants)}{did_you_mean(kind, self.variants)}"
             )
         return kind
+
+
+def plain(shown: str) -> str:
+    """The manual's words for a type as a message has them."""
+    return shown.replace("`", "")
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -51,12 +51,27 @@ class WordOrList:
     def read(self, reader: Reader, node: yaml.Node, key: str) -> Any:
         """The word's meaning, the built value, or INVALID."""
         if not isinstance(node, yaml.SequenceNode):
-            one_of = scalars.choice(*self.words)
-            return Scalar(self.shown, lambda text: self.words[one_of.convert(text)]).read(reader, node, key)
+            return Scalar(self.shown, self._word).read(reader, node, key)
         values = self.items.read(reader, node, key)
         if values == ():
             return reader.at(node, key, f"an empty list; write {self.empty}")
         return INVALID if values is INVALID else self.build(values)
+
+    def _word(self, text: str) -> Any:
+        try:
+            return self.words[scalars.choice(*self.words).convert(text)]
+        except ValueError as error:
+            if self._is_item(text):
+                raise ValueError(f"{error}; a list of one is written [{text}]") from None
+            raise
+
+    def _is_item(self, text: str) -> bool:
+        assert isinstance(self.items.item, Scalar)
+        try:
+            self.items.item.convert(text)
+        except ValueError:
+            return False
+        return True
 
 
 def mac_prefix() -> Scalar:
@@ -67,7 +82,7 @@ def mac_prefix() -> Scalar:
             raise ValueError(f"{text[:48]!a} is neither an address nor a prefix such as 52:54:00:*")
         value = bytes.fromhex(text.rstrip("*").replace(":", ""))
         if value[0] & 1 or value == bytes(6):
-            raise ValueError(f"{text} is no station's address: it must be unicast and not zero")
+            raise ValueError(f"{text} is not a station's address: it must be unicast and not zero")
         return value
 
     return Scalar("MAC address or prefix", convert, scalars.word(scalars.UNICAST + _MAC_OR_PREFIX))
@@ -97,10 +112,12 @@ def _permission() -> Scalar:
     return Scalar(word.shown, lambda text: word.convert(text) == "allowed", word.schema)
 
 
-_CHANGE: Final = WordOrList({"allowed": ANY_MAC, "refused": ()}, ListOf(mac_prefix()), tuple, "refused")
+_CHANGE: Final = WordOrList(
+    {"allowed": ANY_MAC, "refused": ()}, ListOf(mac_prefix(), "MAC addresses or prefixes"), tuple, "refused"
+)
 _VLANS: Final = WordOrList(
     {"all": None, "none": frozenset()},
-    ListOf(vlan_range()),
+    ListOf(vlan_range(), "VLAN ids or ranges"),
     lambda ranges: frozenset().union(*ranges),
     "none",
 )

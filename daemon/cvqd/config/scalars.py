@@ -41,7 +41,7 @@ def choice(*words: str) -> Scalar:
 
     def convert(text: str) -> str:
         if text not in words:
-            raise ValueError(f"{_cut(text)} is none of {', '.join(words)}{did_you_mean(text, words)}")
+            raise ValueError(f"{_cut(text)} is not one of {', '.join(words)}{did_you_mean(text, words)}")
         return text
 
     return Scalar(", ".join(f"`{word}`" for word in words), convert, {"enum": list(words)})
@@ -87,7 +87,7 @@ def seconds(low: float, high: float) -> Scalar:
     def convert(text: str) -> float:
         match = re.fullmatch(_DURATION, text, re.ASCII)
         if match is None:
-            raise ValueError(f"{_cut(text)} is no duration such as 1s or 500ms")
+            raise ValueError(f"{_cut(text)} is not a duration such as 1s or 500ms")
         return _within(float(match[1]) / (1000 if match[2] == "ms" else 1), low, high, show)
 
     # a pattern cannot count: the range holds for plain seconds
@@ -107,11 +107,11 @@ def size(low: int, high: int) -> Scalar:
     def convert(text: str) -> int:
         match = re.fullmatch(_SIZE, text, re.ASCII)
         if match is None:
-            raise ValueError(f"{_cut(text)} is no size such as 64KiB")
+            raise ValueError(f"{_cut(text)} is not a size such as 64KiB")
         if match[2] not in _UNITS:
             known = [unit for unit in _UNITS if unit]
             raise ValueError(
-                f"unit {_cut(match[2])} is none of {', '.join(known)}{did_you_mean(match[2], known)}"
+                f"unit {_cut(match[2])} is not one of {', '.join(known)}{did_you_mean(match[2], known)}"
             )
         return _within(int(match[1]) * _UNITS[match[2]], low, high, show)
 
@@ -126,7 +126,7 @@ def mode() -> Scalar:
 
     def convert(text: str) -> int:
         if not re.fullmatch(_MODE, text):
-            raise ValueError(f'{_cut(text)} is no file mode such as "0660"')
+            raise ValueError(f'{_cut(text)} is not a file mode such as "0660"')
         return int(text, 8)
 
     # without quotes YAML 1.2 reads the digits as a decimal number, YAML 1.1 a leading 0 as octal
@@ -139,7 +139,7 @@ def path(longest: int = PATH_MAX - 1) -> Scalar:
 
     def convert(text: str) -> str:
         if not text.startswith("/"):
-            raise ValueError(f"{_cut(text)} is no absolute path")
+            raise ValueError(f"{_cut(text)} is not an absolute path")
         if not text.isprintable():  # a lone surrogate is not printable either: what passes can be encoded
             raise ValueError(f"{_cut(text)} has unprintable characters")
         normal = os.path.normpath(text)
@@ -156,7 +156,7 @@ def mac() -> Scalar:
     def convert(text: str) -> bytes:
         value = parse_mac(text)
         if value[0] & 1 or not any(value):
-            raise ValueError(f"{text} is no station's address: it must be unicast and not zero")
+            raise ValueError(f"{text} is not a station's address: it must be unicast and not zero")
         return value
 
     return Scalar("MAC address", convert, word(UNICAST + _NOT_ZERO + MAC))

@@ -127,7 +127,7 @@ async def inspect(device: VdpaDevice) -> DeviceFacts:
     """Reset the device, take its backend features, read what it is; DeviceError if it is no NIC."""
     kind = await device.device_id()
     if kind != NET_DEVICE_ID:
-        raise DeviceError("VHOST_VDPA_GET_DEVICE_ID", EINVAL, f"virtio device {kind} is no network device")
+        raise DeviceError("VHOST_VDPA_GET_DEVICE_ID", EINVAL, f"virtio device {kind} is not a network device")
     await device.set_status(0)
     backend = await device.get_backend_features()
     await device.set_backend_features(backend & BACKEND_USED)

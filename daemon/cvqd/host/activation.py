@@ -36,7 +36,7 @@ def take_inherited(environment: MutableMapping[str, str]) -> dict[str, socket.so
     if not ours:
         return {}
     if not (count.isascii() and count.isdigit()):
-        raise ActivationError("LISTEN_FDS", f"{count!r} is no number")
+        raise ActivationError("LISTEN_FDS", f"{count!r} is not a number")
     numbers = range(_FIRST, _FIRST + int(count))
     found: dict[str, socket.socket] = {}
     try:

@@ -52,7 +52,7 @@ class StateFile:
             with self._open(NAME, os.O_RDONLY) as file:
                 found = os.fstat(file.fileno())
                 if not stat.S_ISREG(found.st_mode):
-                    raise StateError(self.path, errno.EINVAL, "is no regular file")
+                    raise StateError(self.path, errno.EINVAL, "is not a regular file")
                 return file.read(min(found.st_size, MAX_LOG))
         except FileNotFoundError:
             return None

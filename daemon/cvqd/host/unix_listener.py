@@ -50,7 +50,7 @@ def inherit(fd: int, place: str) -> socket.socket:
     try:
         inherited = socket.socket(fileno=fd)
     except OSError as error:
-        raise SocketError(place, error.strerror or "is no socket") from None
+        raise SocketError(place, error.strerror or "is not a socket") from None
     inherited.set_inheritable(False)
     if (inherited.family, inherited.type) != (socket.AF_UNIX, socket.SOCK_STREAM):
         inherited.close()
@@ -67,7 +67,7 @@ def listens(ours: socket.socket) -> bool:
 def _remove_stale(path: str) -> None:
     try:
         if not stat.S_ISSOCK(os.lstat(path).st_mode):
-            raise SocketError(path, "exists and is no socket")
+            raise SocketError(path, "exists and is not a socket")
     except FileNotFoundError:
         return
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:

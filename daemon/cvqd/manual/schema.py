@@ -88,7 +88,7 @@ class _Unions:
             case MapOf():
                 items = self._type(kind.item, key)
                 return {
-                    "type": "object",
+                    "type": ["object", "null"],
                     "propertyNames": dict(kind.name.schema),
                     "additionalProperties": items,
                 }

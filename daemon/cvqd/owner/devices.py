@@ -73,7 +73,7 @@ class Devices:
         """Open a device; see ``take``."""
         config = self._configs.get(name)
         if config is None:
-            raise RequestError(f"there is no device {name!r}; there is {', '.join(sorted(self._configs))}")
+            raise RequestError(f"there is no device {name!r}, only {', '.join(sorted(self._configs))}")
         device: VdpaDevice
         if isinstance(config, CharDevice):
             # its modules are not loaded where the simulator runs

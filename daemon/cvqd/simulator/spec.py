@@ -101,7 +101,7 @@ class PeerPath:
         for name, path in (("bind", self.bind), ("connect", self.connect)):
             # sun_path holds 108 bytes with its terminating zero, unix(7)
             if not path or len(path.encode()) > 107:
-                raise ValueError(f"{name}: {path!r} is no path of 1 to 107 bytes")
+                raise ValueError(f"{name}: {path!r} is not a path of 1 to 107 bytes")
         if self.bind == self.connect:
             raise ValueError("connect: is the same socket as bind")
 
@@ -120,7 +120,7 @@ class TapPath:
             or name in {".", ".."}
             or any(character in "/:%" or character.isspace() for character in name)
         ):
-            raise ValueError(f"interface: {name!r} is no name of a network interface")
+            raise ValueError(f"interface: {name!r} is not the name of a network interface")
 
 
 class FaultAction(enum.Enum):
@@ -149,7 +149,7 @@ class Fault:
         if not self.command:
             raise ValueError("command: is empty")
         if not 0 <= self.delay < float("inf"):
-            raise ValueError(f"delay: {self.delay} is no number of seconds")
+            raise ValueError(f"delay: {self.delay} is not a number of seconds")
         if self.count < 1:
             raise ValueError(f"count: {self.count} is less than one")
         if self.every < 1:
@@ -182,7 +182,7 @@ class CallFault:
 
     def __post_init__(self) -> None:
         if self.call not in FAILING_CALLS:
-            raise ValueError(f"call: {self.call} is none of {', '.join(FAILING_CALLS)}")
+            raise ValueError(f"call: {self.call} is not one of {', '.join(FAILING_CALLS)}")
         if self.count < 1:
             raise ValueError(f"count: {self.count} is less than one")
         if self.after < 0:
@@ -226,7 +226,7 @@ class SimulatorSpec:
         if len(self.mac) != 6:
             raise ValueError(f"mac: {self.mac.hex(':')} is not six bytes")
         if self.mac[0] & 1 or not any(self.mac):
-            raise ValueError(f"mac: {self.mac.hex(':')} is no station address")
+            raise ValueError(f"mac: {self.mac.hex(':')} is not a station address")
         if not 68 <= self.mtu <= 65535:  # virtio 1.3 §5.1.4.1
             raise ValueError(f"mtu: {self.mtu} is not between 68 and 65535")
         if not 1 <= self.max_queue_pairs <= MAX_QUEUE_PAIRS:

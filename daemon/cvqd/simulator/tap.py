@@ -47,7 +47,7 @@ _CAUSES: Final = {
     errno.EPERM: "the interface is not there or is another user's, and making one takes CAP_NET_ADMIN",
     errno.EACCES: f"no permission for {_DEVICE}",
     errno.EBUSY: "another process has the interface",
-    errno.EINVAL: "the interface is no tap interface, or has several queues",
+    errno.EINVAL: "the interface is not a tap interface, or has several queues",
 }
 
 

@@ -29,7 +29,7 @@ def add(verbs: Verbs) -> None:
         " DEVICE every vhost-vdpa device of this machine is shown, in JSON as a list.\n\n"
         "A probe resets the device. One that somebody uses is left alone.",
         epilog="Exit status: 0 what was asked for is shown; 69 no such device; 75 somebody uses it; 77 no"
-        " permission; 78 it is no vhost-vdpa network device.",
+        " permission; 78 it is not a vhost-vdpa network device.",
     )
     probe.set_defaults(verb=_probe)
     which = probe.add_mutually_exclusive_group()

@@ -39,7 +39,7 @@ def add(verbs: Verbs) -> None:
     show = verbs.add_parser(
         "show",
         help="show what a file holds",
-        epilog="Exit status: 0 it is shown; 65 it is no snapshot; 66 it cannot be read.",
+        epilog="Exit status: 0 it is shown; 65 it is not a snapshot; 66 it cannot be read.",
     )
     show.set_defaults(verb=_show)
     show.add_argument("file", metavar="FILE", help="what `snapshot take` wrote")
@@ -48,7 +48,8 @@ def add(verbs: Verbs) -> None:
     diff = verbs.add_parser(
         "diff",
         help="compare two files; where they were taken does not count",
-        epilog="Exit status: 0 they are equal; 1 they differ; 65 one is no snapshot; 66 one cannot be read.",
+        epilog="Exit status: 0 they are equal; 1 they differ; 65 one is not a snapshot; 66 one cannot be"
+        " read.",
     )
     diff.set_defaults(verb=_diff)
     diff.add_argument("before", metavar="A", help="one file")
