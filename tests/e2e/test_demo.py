@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import inspect
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
+from unittest.mock import Mock
 
 import pytest
 
 from cvqd import demo
+from cvqd.demo.story import Stage
 from cvqd.testing import uml_kernel
 from cvqd.testing.daemon import simulator_config
 
@@ -51,6 +54,19 @@ def test_without_user_mode_linux_the_shipped_driver_plays_the_guest(
     assert "needs the packages user-mode-linux" in said
     assert "cvqd's own guest driver" in said
     assert said.count("✓") >= 20
+
+
+async def test_a_reader_that_leaves_leaves_no_step_behind() -> None:
+    """A coroutine that never began would be warned of on the terminal of ``cvqd demo | head``."""
+
+    async def step() -> str:
+        return ""
+
+    stage = Stage(Mock(title=Mock(side_effect=BrokenPipeError)), Mock(), Mock())
+    action = step()
+    with pytest.raises(BrokenPipeError):
+        await stage.act("a title that nobody reads", action)
+    assert inspect.getcoroutinestate(action) == inspect.CORO_CLOSED
 
 
 @pytest.mark.usefixtures("no_uml")

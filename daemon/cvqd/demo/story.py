@@ -6,7 +6,7 @@ frames come back to the guest through the device's receive filter.
 
 from __future__ import annotations
 
-from contextlib import suppress
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import trio
@@ -64,9 +64,10 @@ class Stage:
     async def act(self, title: str, action: Coroutine[Any, Any, str], *commands: str | Either) -> None:
         """Let the guest act, show what came of it, and hold it to ``commands``, all acknowledged."""
         wanted = [Either((command,)) if isinstance(command, str) else command for command in commands]
-        self.screen.title(title)
-        mark = len(self.daemon.events)
-        self.screen.lines("guest", [await action])
+        with closing(action):  # where nobody reads the title any more it never begins
+            self.screen.title(title)
+            mark = len(self.daemon.events)
+            self.screen.lines("guest", [await action])
         with suppress(DaemonError):  # the check below says which is missing
             for either in wanted:
                 await self._answered(either, mark)
