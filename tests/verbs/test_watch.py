@@ -109,6 +109,16 @@ def test_it_fits_any_terminal(width: int, height: int, commands: int, events: in
     assert [_SEQUENCE.sub("", line) for line in coloured] == plain
 
 
+@pytest.mark.parametrize(("height", "rows"), [(10, 0), (14, 0), (15, 3), (40, 9)])
+def test_a_table_is_shown_where_a_command_fits_into_it(height: int, rows: int):
+    view = View("vm0")
+    view.take({"counters": {"answers": {f"class_{n}.1": {"ok": 9 - n} for n in range(8)}}}, 1.0)
+    view.events.extend([EVENT] * 50)
+    shown = screen(view, "00:00:00", 80, height, PLAIN)
+    assert len([line for line in shown if line.startswith(("command ", "class_", "…"))]) == rows
+    assert len(shown) == height
+
+
 def test_an_event_is_a_line_without_what_all_lines_have():
     assert event_text.as_line(EVENT) == (
         "19:33:46.988  warning  cvq.command.refused     command_id=89 reason=site.vlan"

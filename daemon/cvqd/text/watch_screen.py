@@ -57,8 +57,9 @@ def screen(view: View, clock: str, width: int, height: int, colour: Paint) -> li
     lines += [_row(name, text, width, colour) for name, text in _summary(view)]
     table = _table(view)
     # the events have at least half of what is left
-    rows = max(2, (height - len(lines) - 2) // 2)
-    if table:
+    rows = (height - len(lines) - 2) // 2
+    # a head with nothing below it but how much is missing is no table
+    if table and rows >= min(3, len(table)):
         head, *commands = table
         lines += ["", colour(paint.BOLD, head[:width])]
         lines += [emphasized(printable(line[:width]), colour) for line in commands[: rows - 1]]
