@@ -157,6 +157,25 @@ def test_format_auto_is_for_people_on_a_terminal_and_json_elsewhere(setup: Setup
     assert setup.lines()[0]["event"] == "service.stopped"
 
 
+@pytest.mark.parametrize(
+    ("environment", "coloured"),
+    [({"TERM": "xterm"}, True), ({"TERM": "xterm", "NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False)],
+)
+def test_a_terminal_that_wants_no_colour_gets_none(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], *, coloured: bool
+):
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    ours, theirs = os.openpty()
+    try:
+        StructuredLog(Sink(theirs), instance="vm0", device="/dev/x").emit("service.stopped")
+        assert (b"\x1b[" in os.read(ours, 4096)) == coloured
+    finally:
+        os.close(ours)
+        os.close(theirs)
+
+
 def test_people_see_fields_in_the_order_of_the_catalogue_and_lists_as_words(setup: Setup):
     setup.log(format="console").emit(
         "isolation.verdict", verdict="shared", queues=["0: group 0", "1: group 0"], reason="one group"

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import time
 from typing import TYPE_CHECKING, Final
 
 import cvqd
+from cvqd.host import colour
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,7 +23,7 @@ class Screen:
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
-        self._colour = out.isatty() and "NO_COLOR" not in os.environ  # no-color.org
+        self._colour = colour.wanted(terminal=out.isatty())
         self._plain = not (out.encoding or "").lower().replace("-", "").startswith("utf8")
         self._steps = 0
         self._held = 0

@@ -16,6 +16,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
 from cvqd.events import CATALOGUE
+from cvqd.host import colour
 from cvqd.host.feed import Feed
 from cvqd.host.log_limit import GuestLimit
 
@@ -53,15 +54,17 @@ class StructuredLog:
         level: str = "info",
         format: str = "auto",  # noqa: A002 -- the configuration's word
     ) -> None:
+        terminal = os.isatty(sink.fd)
         if format == "auto":
-            format = "console" if os.isatty(sink.fd) else "json"  # noqa: A001 -- likewise
+            format = "console" if terminal else "json"  # noqa: A001 -- likewise
         self.run_id: Final = uuid.uuid4().hex[:12]
         self._sink = sink
         self._instance = instance
         self._device = device
         self._seq = 0
         self._clock = Clock()
-        self._render = for_people(colors=os.isatty(sink.fd)) if format == "console" else to_json
+        colours = colour.wanted(terminal=terminal)
+        self._render = for_people(colors=colours) if format == "console" else to_json
         self._prefixes = _PRIORITIES if format == "json" and journal_reads(sink.fd) else {}
         #: events by name, also those that were not written
         self.counts: Final = Counter[str]()

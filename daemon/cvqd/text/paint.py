@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Final
+
+from cvqd.host import colour
 
 if TYPE_CHECKING:
     from typing import TextIO
@@ -23,8 +24,8 @@ class Paint:
 
     @classmethod
     def for_stream(cls, out: TextIO) -> Paint:
-        """Colour where ``out`` is a terminal and NO_COLOR is unset or empty (no-color.org)."""
-        return cls(on=out.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb")
+        """Colour where ``out`` is a terminal that wants it."""
+        return cls(on=colour.wanted(terminal=out.isatty()))
 
     def __call__(self, style: str, text: str) -> str:
         """The text in a style; an empty style is none."""
