@@ -57,7 +57,7 @@ def test_a_file_is_shown_to_people(written: Any, capsys: Any):
     for row in (
         ["snapshot", "of simulator"],
         ["features", "MAC MQ"],
-        ["offered", "8 pairs, MTU 9000"],
+        ["offered", "pairs 8, MTU 9000"],
         ["rings", "0: 256 entries, at 7; 1-2: 256 entries, running"],
         ["mac", "52:54:00:00:00:01"],
         ["vlans", "1-2 5"],

@@ -164,7 +164,7 @@ def _snapshot(snapshot: Mapping[str, Any], width: int) -> Iterator[str]:
     yield _row("snapshot", f"of {' '.join(dict.fromkeys(snapshot.get('origin', '').split()))}")
     yield from _wrapped("features", snapshot.get("features", ()), width)
     config = snapshot.get("config", {})
-    yield _row("offered", f"{snapshot.get('max_pairs', '')} pairs, MTU {config.get('mtu', '')}", 2)
+    yield _row("offered", f"pairs {snapshot.get('max_pairs', '')}, MTU {config.get('mtu', '')}", 2)
     rings = [
         f"{'-'.join(_ends(run))}: {num} entries, {'running' if base is None else f'at {base}'}"
         for (num, base), run in groupby(
