@@ -394,6 +394,13 @@ _ALL: Final = (
         guest=True,
     ),
     Event(
+        "ring.resumed",
+        "info",
+        "a data ring goes on where its used index stands, not where the front-end says",
+        ("queue", "base", "said"),
+        guest=True,
+    ),
+    Event(
         "simulator.access.refused",
         "warning",
         "a ring of the simulator pointed at memory its address space does not give it",

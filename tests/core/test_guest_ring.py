@@ -38,7 +38,21 @@ def test_base_0_of_a_packed_ring_is_a_new_ring_or_the_beginning_of_its_second_la
     assert settled.initial(memory, PACKED) == (means == INITIAL_BASE)
 
 
-@pytest.mark.parametrize("base", [INITIAL_BASE, 0x8003_8003, 0x0000_8000])
+@pytest.mark.parametrize(
+    ("flags", "means"),
+    [
+        (0, INITIAL_BASE),  # DPDK's virtio-user begins
+        (available_flags(wrap=True), INITIAL_BASE),
+        (available_flags(wrap=False), 0x0000_8000),  # a whole ring was taken and not given back
+    ],
+)
+def test_the_drivers_wrap_counter_alone_is_a_new_ring_or_one_that_is_wholly_in_flight(flags, means):
+    guest, memory, live = ring(PACKED, 0x0000_8000)
+    live.put_flags(0, flags)
+    assert guest.settled(memory, PACKED).base == means
+
+
+@pytest.mark.parametrize("base", [INITIAL_BASE, 0x8003_8003, 0x8000_0000])
 def test_any_other_base_is_what_it_says(base):
     guest, memory, _ = ring(PACKED, base)
     assert guest.settled(memory, PACKED) is guest
@@ -52,3 +66,12 @@ def test_a_split_ring_is_new_if_both_ends_say_so():
     live.used_index = 1
     assert not guest.initial(memory, RingFormat())
     assert not ring(RingFormat(), 1)[0].initial(memory, RingFormat())
+
+
+def test_a_split_ring_goes_on_at_its_used_index_whatever_is_said():
+    guest, memory, live = ring(RingFormat(), 64)
+    assert guest.resumed(memory, RingFormat()).base == 0
+    live.used_index = 9
+    assert guest.resumed(memory, RingFormat()).base == 9
+    packed, memory, _ = ring(PACKED, 0x8003_8003)
+    assert packed.resumed(memory, PACKED) == packed

@@ -54,7 +54,7 @@ class Launch:
         begun = monotonic_ns()
         life.check_features(owner.features)
         ring_format = RingFormat.of(owner.features)
-        data = [ring.settled(space, ring_format) for ring in data]
+        data = [self._data_resumed(ring, ring_format) for ring in data]
         control = control and self._resumed(control, ring_format)
         rings = [*data, *([control] if control else [])]
         # only a driver that starts over shows rings that were never used
@@ -129,6 +129,14 @@ class Launch:
         found = said.resumed(space, ring_format, self._owner.life.kept.noted)
         if found.base != said.base:
             self._log.emit("cvq.resumed", base=found.base, said=said.base)
+        return found
+
+    def _data_resumed(self, ring: GuestRing, ring_format: RingFormat) -> GuestRing:
+        space = self._owner.memory.space
+        said = ring.settled(space, ring_format)
+        found = said.resumed(space, ring_format)
+        if found.base != said.base:
+            self._log.emit("ring.resumed", queue=ring.index, base=found.base, said=said.base)
         return found
 
     def _new_relay(self, run: Run, guest: CommandQueue, shadow: ShadowQueue) -> Relay:

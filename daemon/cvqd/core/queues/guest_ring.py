@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from cvqd.core.queues.packed_answers import PackedAnswers, resume
 from cvqd.errors import GuestError
-from cvqd.wire.packed_ring import DESC_USED, INITIAL_BASE, PackedRing
+from cvqd.wire.packed_ring import DESC_USED, INITIAL_BASE, WRAP, PackedRing
 from cvqd.wire.vhost_vdpa import Access
 
 if TYPE_CHECKING:
@@ -34,24 +34,26 @@ class GuestRing:
     def settled(self, memory: AddressSpace, ring_format: RingFormat) -> GuestRing:
         """The ring with the base that its front-end means.
 
-        ``arch/um/drivers/virtio_uml.c`` sends 0 for every ring that begins anew.  For a packed ring that
-        says: about to begin an even lap; and then the lap before has left a USED bit in the first
-        descriptor.  A ring without it was never round.
+        For every ring that begins anew ``arch/um/drivers/virtio_uml.c`` sends 0, and DPDK's
+        ``virtio_user_dev.c`` the driver's wrap counter alone.  For a packed ring the first says: about to
+        begin an even lap; the second: an odd lap, with the whole ring in flight.  Either way the lap before
+        has left a USED bit in the first descriptor.  A ring without it was never round.
         """
-        if self.base or not ring_format.packed:
+        if self.base not in (0, WRAP) or not ring_format.packed:
             return self
         ring = self._opened(memory, ring_format)
         if not isinstance(ring, PackedRing) or ring.flags(0) & DESC_USED:
             return self
         return replace(self, base=INITIAL_BASE)
 
-    def resumed(self, memory: AddressSpace, ring_format: RingFormat, noted: bytes) -> GuestRing:
-        """The control queue's ring, where its last answer left it; ``noted`` are the last of a packed one.
+    def resumed(self, memory: AddressSpace, ring_format: RingFormat, noted: bytes = b"") -> GuestRing:
+        """The ring where its last answer left it; ``noted`` are the last ones of a packed control queue.
 
-        Between runs each popped command was answered, so the used index is where to go on, whatever its
-        front-end remembers: after a crash of ours it cannot know (QEMU's ``hw/virtio/vhost.c`` takes the
-        used index then, other front-ends the base of the last GET_VRING_BASE).  What was popped and not
-        answered is fetched again.
+        Between runs nothing is in flight, and a vDPA device is told one index for both ends of a split ring
+        (``vdpa_vq_state_split``), so the used index is where to go on, whatever its front-end remembers:
+        after a crash of ours it cannot know (QEMU's ``hw/virtio/vhost.c`` takes the used index then, others
+        the base of the last GET_VRING_BASE), and cloud-hypervisor sends the driver's own index, at the first
+        start too (``vu_common_ctrl.rs``).  What was popped and not answered is fetched again.
         """
         if ring_format.packed:
             last = PackedAnswers.decode(noted)
