@@ -16,13 +16,24 @@ from cvqd.wire.vhost_user import BackRequest, DescriptorKind
 from cvqd.wire.vhost_user_payloads import RegionDescription
 from cvqd.wire.vhost_vdpa import Backend
 from cvqd.wire.virtio import Feature, Status
-from kit.rig import BROADCAST, MAC_A, MAC_B, Guest, Rig, frame, jumping_clock, open_descriptors, settled
+from kit.rig import (
+    BROADCAST,
+    KEEPERS,
+    MAC_A,
+    MAC_B,
+    Guest,
+    Rig,
+    frame,
+    jumping_clock,
+    open_descriptors,
+    settled,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-CONTROLLED = sorted(set(ORDERS) - {"qemu-net"})
+CONTROLLED = sorted(set(ORDERS) - KEEPERS)
 STATION = bytes.fromhex("525400dd0001")
 
 

@@ -68,6 +68,11 @@ CONTROL_FEATURES = mask_of(
     Feature.DEVICE_STATS,
 )
 
+#: orders of front-ends that keep their guest's control queue
+KEEPERS = frozenset({"qemu-net", "cloud-hypervisor"})
+#: of them, what the last one keeps to itself; it passes CTRL_VQ, MQ and GUEST_ANNOUNCE on
+_NOT_CLOUD_HYPERVISOR = CONTROL_FEATURES & ~Feature.CTRL_VQ.mask
+
 
 def open_descriptors() -> int:
     """Descriptors of this process."""
@@ -219,7 +224,8 @@ class Guest:
         self.rig = rig
         self.front_end = front_end
         self.order = ORDERS[order]
-        own = rig.features & ~CONTROL_FEATURES if order == "qemu-net" else rig.features
+        held = {"qemu-net": CONTROL_FEATURES, "cloud-hypervisor": _NOT_CLOUD_HYPERVISOR}.get(order, 0)
+        own = rig.features & ~held
         # tests reach into split rings; those of packed ones say so
         self.features = own & ~Feature.RING_PACKED.mask if features is None else features
         self.memory = memory or GuestMemory()

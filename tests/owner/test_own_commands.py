@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -171,6 +172,66 @@ async def test_a_guest_that_brings_its_control_queue_is_left_alone(tmp_path: Pat
         assert on_device(rig) == (1, True)
         assert not rig.log.of("cvq.driven")
         assert not rig.log.of("state.replayed")
+
+
+async def test_a_control_queue_that_the_guest_took_and_its_front_end_kept_is_driven(tmp_path: Path) -> None:
+    """cloud-hypervisor passes CTRL_VQ on and serves the ring itself."""
+    async with Rig.opened(tmp_path, FOUR) as rig, rig.guest("cloud-hypervisor") as guest:
+        assert guest.features & Feature.CTRL_VQ.mask
+        await guest.front_end.play(guest.order.start(guest.setup))
+        assert not rig.owner.running, "a word about the control queue may follow"
+        for _ in range(2):
+            for pair in range(4):
+                guest.driver.fill(pair)
+            await settled()
+            assert rig.owner.running == set(range(8))
+            assert on_device(rig) == shown(rig) == (4, True)
+            assert await guest.echo(frame(OTHER), pair=3)
+            # it repeats itself
+            await guest.front_end.set_features(guest.features | Feature.PROTOCOL_FEATURES.mask)
+            await guest.stop()
+            guest.driver.restart()
+            await guest.front_end.play(guest.order.start(guest.setup))
+        assert not rig.log.of("frontend.denied")
+        assert not rig.log.of("frontend.refused")
+
+
+async def test_a_guest_behind_it_goes_on_after_a_pause_and_after_a_snapshot(tmp_path: Path) -> None:
+    async with Rig.opened(tmp_path) as rig, rig.guest("cloud-hypervisor") as guest:
+        await guest.front_end.play(guest.order.start(guest.setup))
+        guest.driver.fill()
+        await settled()
+        for on in (False, True):
+            for index in range(4):
+                await guest.front_end.set_vring_enable(index, enable=on)
+        await settled()
+        assert await guest.echo(frame(OTHER))
+        for index in range(4):
+            await guest.front_end.set_vring_enable(index, enable=False)
+        bases = [await guest.front_end.get_vring_base(index) for index in range(4)]
+        saved = await guest.front_end.save_state()
+        assert saved
+        rings = tuple(
+            replace(ring, base=base) for ring, base in zip(guest.setup.rings, [*bases, 0], strict=True)
+        )
+        await guest.front_end.play(guest.order.start(guest.setup._replace(rings=rings)))
+        await settled()
+        assert await guest.echo(frame(OTHER))
+
+
+async def test_a_control_queue_that_is_spoken_of_late_is_the_guests_after_all(tmp_path: Path) -> None:
+    async with Rig.opened(tmp_path) as rig, rig.guest("crosvm") as guest:
+        whole = guest.setup
+        await guest.front_end.play(guest.order.start(whole._replace(rings=whole.rings[:4])))
+        guest.driver.fill()
+        await settled()
+        assert rig.owner.running == set(range(4))
+        for step in guest.order.start(whole._replace(rings=whole.rings[4:])):
+            if step.request.name.startswith("SET_VRING"):
+                await guest.front_end.request(step.request, step.payload, step.descriptors)
+        await guest.front_end.get_features()
+        assert rig.owner.running == set(range(5))
+        await guest.set_mac(MAC_A)
 
 
 async def test_features_that_need_the_control_queue_a_front_end_kept_are_kept_from_the_device(

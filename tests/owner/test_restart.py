@@ -19,13 +19,13 @@ from cvqd.testing.events import EventRecorder
 from cvqd.testing.sequences import ORDERS
 from cvqd.wire.net_control import MacAddrSet, RxMode, RxModeSet, VlanAdd, VqPairsSet
 from cvqd.wire.virtio import Feature
-from kit.rig import BROADCAST, MAC_A, MAC_B, Guest, Rig, frame, settled
+from kit.rig import BROADCAST, KEEPERS, MAC_A, MAC_B, Guest, Rig, frame, settled
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-CONTROLLED = sorted(set(ORDERS) - {"qemu-net"})
+CONTROLLED = sorted(set(ORDERS) - KEEPERS)
 CHANGES = (MacAddrSet(MAC_A), VqPairsSet(2), RxModeSet(RxMode.PROMISC, 0), VlanAdd(5), VlanAdd(4095))
 
 

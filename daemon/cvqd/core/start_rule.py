@@ -21,6 +21,10 @@ class Readiness(NamedTuple):
     ``expected`` are ring indices too; ``cvq`` is the guest's control queue or None.
     ``kicked`` says that a ring rang before the start, ``unread`` that the
     front-end has said more than was heard.
+
+    ``keeps_cvq`` says that the guest took a control queue of which its front-end has not said a word:
+    if that was all, it keeps the queue (cloud-hypervisor passes CTRL_VQ on and serves the ring itself).
+    ``cvq`` is None then.
     """
 
     features_set: bool
@@ -31,6 +35,7 @@ class Readiness(NamedTuple):
     cvq: int | None
     kicked: bool
     unread: bool
+    keeps_cvq: bool = False
 
     @classmethod
     def of(
@@ -45,6 +50,9 @@ class Readiness(NamedTuple):
     ) -> Readiness:
         """Readiness of a session whose guest has ``pairs`` queue pairs; rings in ``left`` are given up."""
         data = frozenset(range(2 * pairs))
+        keeps_cvq = cvq is not None and not session.rings[cvq].named
+        if keeps_cvq:
+            cvq = None
         return cls(
             features_set=session.features_set,
             status=session.status if session.status_negotiated else None,
@@ -54,6 +62,7 @@ class Readiness(NamedTuple):
             cvq=cvq,
             kicked=kicked,
             unread=unread,
+            keeps_cvq=keeps_cvq,
         )
 
     @property
@@ -68,7 +77,7 @@ def wants_start(ready: Readiness) -> bool:
         return False
     if ready.status is not None:
         return bool(ready.status & Status.DRIVER_OK)
-    if ready.expected <= ready.complete & ready.enabled:
+    if ready.expected <= ready.complete & ready.enabled and not ready.keeps_cvq:
         return True
     # a front-end that leaves rings out shows only by its guest's first kick that it has said everything
     return ready.kicked and not ready.unread and ready.first_pair & ready.enabled == ready.first_pair

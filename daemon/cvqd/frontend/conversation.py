@@ -230,7 +230,7 @@ class Conversation:
     async def _set_features(self, features: int) -> Result:
         owner = self._owner
         if owner.running:
-            return None if features == owner.features else Refusal("the device is running")
+            return None if self._starter.features == owner.features else Refusal("the device is running")
         if (reason := objection(owner.word(features))) is not None:
             self._log.emit("frontend.denied", request=FrontRequest.SET_FEATURES.name, reason=reason)
             return Refusal(reason)

@@ -15,7 +15,7 @@ from cvqd.errors import DeviceError
 from cvqd.frontend import inband
 from cvqd.owner.launch import Launch
 from cvqd.owner.own_commands import pairs_of
-from cvqd.wire.virtio import Status
+from cvqd.wire.virtio import Feature, Status
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -51,6 +51,12 @@ class Starter:
         self._calls = calls
         self._idle = idle
         self._launch = Launch(owner, log, nursery)
+
+    @property
+    def features(self) -> int:
+        """The guest's, without the control queue that its front-end keeps."""
+        features = self._session.features
+        return features & ~Feature.CTRL_VQ.mask if self._readiness().keeps_cvq else features
 
     async def settle(self) -> None:
         """Start or stop the device if that is what the session now amounts to."""
@@ -128,6 +134,7 @@ class Starter:
             self._calls.close(stand_in)
 
     async def _start(self, ready: Readiness) -> None:
+        self._owner.features = self.features
         rings = {index: self._guest_ring(index) for index in ready.complete & ready.expected}
         control = rings.pop(ready.cvq, None) if ready.cvq is not None else None
         self._idle.end()
@@ -136,7 +143,7 @@ class Starter:
     def _readiness(self) -> Readiness:
         return Readiness.of(
             self._session,
-            cvq=self._owner.guest_cvq,
+            cvq=self._owner.cvq_with(self._session.features),
             pairs=self._owner.guest_pairs,
             left=self._idle.left,
             kicked=self._idle.kicked,

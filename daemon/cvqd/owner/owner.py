@@ -51,7 +51,7 @@ class Owner:
     ) -> None:
         #: the device that the guest runs on, or will
         self.current = device
-        #: the guest's features, without bit 30
+        #: the guest's features, without bit 30, and without CTRL_VQ while its front-end keeps the queue
         self.features = 0
         #: on trio's clock
         self._patient_until = inf
@@ -92,9 +92,13 @@ class Owner:
     @property
     def guest_cvq(self) -> int | None:
         """Index of the guest's control queue for its features."""
-        if not self.features & Feature.CTRL_VQ.mask:
+        return self.cvq_with(self.features)
+
+    def cvq_with(self, guest_features: int) -> int | None:
+        """Index of the control queue of a guest with these features."""
+        if not guest_features & Feature.CTRL_VQ.mask:
             return None
-        return control_queue_index(self.features, self.current.offer.max_pairs)
+        return control_queue_index(guest_features, self.current.offer.max_pairs)
 
     @property
     def guest_pairs(self) -> int:

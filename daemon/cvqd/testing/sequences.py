@@ -3,7 +3,8 @@
 A sequence yields ``Step`` and is sent the reply's payload (None where there is
 none), so one text serves a socket (``FrontEnd.play``) and a ``Session`` in
 memory.  Orders as seen on the wire of virtio_uml (``arch/um/drivers/virtio_uml.c``),
-QEMU (``hw/virtio/vhost.c``, ``hw/net/vhost_net.c``), crosvm and libkrun.
+QEMU (``hw/virtio/vhost.c``, ``hw/net/vhost_net.c``), crosvm, libkrun and
+cloud-hypervisor (``virtio-devices/src/vhost_user/net.rs``).
 """
 
 from __future__ import annotations
@@ -44,6 +45,13 @@ def _word(*features: ProtocolFeature) -> int:
 _UML: Final = _word(ProtocolFeature.REPLY_ACK, ProtocolFeature.BACKEND_REQ, ProtocolFeature.CONFIG)
 _CROSVM: Final = _word(
     ProtocolFeature.MQ, ProtocolFeature.BACKEND_REQ, ProtocolFeature.CONFIG, ProtocolFeature.DEVICE_STATE
+)
+_CLOUD_HYPERVISOR: Final = _word(
+    ProtocolFeature.MQ,
+    ProtocolFeature.REPLY_ACK,
+    ProtocolFeature.CONFIG,
+    ProtocolFeature.CONFIGURE_MEM_SLOTS,
+    ProtocolFeature.DEVICE_STATE,
 )
 _LIBKRUN: Final = _word(ProtocolFeature.MQ, ProtocolFeature.CONFIG)
 _QEMU: Final = _word(
@@ -227,6 +235,35 @@ def crosvm_stop(setup: GuestSetup) -> Sequence:
         yield ring_state(FrontRequest.GET_VRING_BASE, ring.index)
 
 
+def cloud_hypervisor_connect(setup: GuestSetup) -> Sequence:
+    """The network device; an acknowledgement is asked for of everything once it can be."""
+    yield Step(FrontRequest.SET_OWNER)
+    yield Step(FrontRequest.GET_FEATURES)
+    yield from _negotiate(_CLOUD_HYPERVISOR)
+    yield Step(FrontRequest.GET_QUEUE_NUM, need_reply=True)
+    yield config(setup.config_size)._replace(need_reply=True)
+
+
+def cloud_hypervisor_start(setup: GuestSetup) -> Sequence:
+    """CTRL_VQ is passed on, and not a word is said of the control queue: it is served over there."""
+    data = setup.rings[: len(setup.rings) // 2 * 2]
+    yield u64(FrontRequest.SET_FEATURES, _with_bit_30(setup.features), need_reply=True)
+    yield memory_table(setup, need_reply=True)
+    yield from (ring_state(FrontRequest.SET_VRING_NUM, r.index, r.num, need_reply=True) for r in data)
+    for ring in data:
+        yield ring_address(ring, need_reply=True)
+        yield ring_state(FrontRequest.SET_VRING_BASE, ring.index, ring.base, need_reply=True)
+        yield ring_descriptor(FrontRequest.SET_VRING_CALL, ring.index, ring.call, need_reply=True)
+        yield ring_descriptor(FrontRequest.SET_VRING_KICK, ring.index, ring.kick, need_reply=True)
+    yield from (ring_state(FrontRequest.SET_VRING_ENABLE, r.index, 1, need_reply=True) for r in data)
+
+
+def cloud_hypervisor_stop(setup: GuestSetup) -> Sequence:
+    """As crosvm, acknowledged, and of data rings alone."""
+    for step in crosvm_stop(setup._replace(rings=setup.rings[: len(setup.rings) // 2 * 2])):
+        yield step._replace(need_reply=True)
+
+
 def libkrun_connect(setup: GuestSetup) -> Sequence:
     """No SET_OWNER yet."""
     yield Step(FrontRequest.GET_FEATURES)
@@ -257,6 +294,7 @@ ORDERS: Final[dict[str, Order]] = {
     "qemu": Order(qemu_connect, qemu_start, qemu_stop),
     "qemu-net": Order(qemu_connect, qemu_net_start, qemu_net_stop),
     "crosvm": Order(crosvm_connect, crosvm_start, crosvm_stop),
+    "cloud-hypervisor": Order(cloud_hypervisor_connect, cloud_hypervisor_start, cloud_hypervisor_stop),
     # libkrun ends by closing the connection; what it shares with crosvm is the base
     "libkrun": Order(libkrun_connect, libkrun_start, crosvm_stop),
 }

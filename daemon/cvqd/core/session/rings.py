@@ -49,6 +49,12 @@ class Ring:
     err: FileDescriptor | None = None
 
     @property
+    def named(self) -> bool:
+        """The front-end has said something of it; an enabled ring may be one of all."""
+        said = (self.addresses, self.kick, self.call, self.err)
+        return self.num > 0 or any(each is not None for each in said)
+
+    @property
     def configured(self) -> bool:
         """NUM, ADDR and KICK are there."""
         return self.num > 0 and self.addresses is not None and self.kick is not None
