@@ -161,7 +161,7 @@ async def test_a_driver_that_is_loaded_again_with_new_call_descriptors_hears_the
 
 
 async def test_status_starts_and_stops_the_device(rig: Rig) -> None:
-    """Only DRIVER_OK starts it, however complete the rings are; 0 resets the driver's state."""
+    """Only DRIVER_OK starts it, however complete the rings are; 0 stops it."""
     async with rig.guest("qemu") as guest:
         steps = guest.order.start(guest.setup)
         reply = None
@@ -182,7 +182,24 @@ async def test_status_starts_and_stops_the_device(rig: Rig) -> None:
         guest.driver.restart()
         await guest.front_end.set_status(0x0F)
         assert rig.owner.running
-        assert rig.log.of("state.reset")[-1]["reason"] == "the driver reset the device"
+        assert rig.log.of("state.reset")[-1]["reason"] == "every ring is initial"
+
+
+async def test_a_guest_that_qemu_pauses_goes_on_where_it_was(rig: Rig) -> None:
+    """``stop`` and ``cont`` of its monitor say SET_STATUS 0 as a reset of the driver's does."""
+    async with rig.guest("qemu") as guest:
+        await guest.start()
+        await change_everything(guest)
+        digest = rig.owner.state.digest()
+        await guest.stop()
+        await guest.start()
+        assert rig.owner.state.digest() == digest
+        await filters_show_it(guest)
+        await guest.stop()
+        guest.driver.restart()
+        await guest.start()
+        assert rig.owner.state.mac == DEFAULT_MAC
+        assert rig.log.of("state.reset")[-1]["reason"] == "every ring is initial"
 
 
 async def test_reset_device_ends_the_drivers_life(rig: Rig) -> None:

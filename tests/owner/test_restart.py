@@ -163,7 +163,7 @@ async def test_a_reset_just_before_the_end_is_remembered(tmp_path: Path) -> None
         async with daemon(tmp_path) as first:
             guest = await outliving.enter_async_context(a_guest(first, "qemu"))
             await change_everything(guest)
-            await guest.front_end.set_status(0)
+            await guest.front_end.reset_device()
         async with daemon(tmp_path) as rig, guest.behind(rig) as back:
             assert not rig.log.of("state.loaded")
             await back.start()

@@ -211,8 +211,11 @@ class Conversation:
                     self._log.emit("frontend.denied", request=request, reason=reason)
                     return Refusal(reason)
             case SetStatus(_, 0):
-                await self._starter.stop("the driver reset the device")
-                owner.life.left("the driver reset the device")
+                reason = "the driver reset the device"
+                await self._starter.stop(reason)
+                # or QEMU paused its guest (``vhost_reset_status``, hw/virtio/vhost.c): the rings will tell
+                owner.life.left()
+                owner.life.unload(reason)
             case SetStatus():
                 for index in self.session.rings:
                     self._starter.check_ring(index)
