@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from cvqd.core import features
+from cvqd.core.session.offer import Offer
 from cvqd.errors import DeviceError
 from cvqd.wire.net_control import COMMANDS
 from cvqd.wire.virtio import Feature, feature_names, mask_of
@@ -59,6 +60,13 @@ def test_the_device_keeps_its_control_queue_in_place_for_a_guest_that_declines_m
     offer = features.offer(CONTROL, max_pairs=4, vqs=9)
     assert offer.device_cvq_index == 8
     assert offer.device_word(offer.features & ~Feature.MQ.mask, CONTROL) & Feature.MQ.mask
+
+
+@pytest.mark.parametrize(("most", "shown"), [(None, 127), (200, 127), (4, 4)])
+def test_a_guest_is_shown_no_more_pairs_than_a_front_end_can_name(most, shown):
+    offer = features.offer(CONTROL, max_pairs=1000, vqs=2001, most_pairs=most)
+    assert (offer.max_pairs, offer.device_cvq_index) == (shown, 2000)
+    assert Offer(offer.features, rings=2 * offer.max_pairs + 1, ring_size=256)
 
 
 def test_multiqueue_without_the_rings_for_it_is_masked_by_name():

@@ -66,6 +66,9 @@ SERVED: Final = DATA_PATH | CONTROL | RINGS | Feature.VERSION_1.mask
 #: served by cvqd where the device lacks them, given a control queue
 EMULATED: Final = mask_of(Feature.STATUS, Feature.GUEST_ANNOUNCE)
 
+#: pairs that fit, with a control queue, into the 256 rings that vhost-user can name
+MOST_PAIRS: Final = 127
+
 _REASONS: Final[dict[Feature, str]] = {
     Feature.ACCESS_PLATFORM: "always taken on the device; a guest's addresses are guest-physical",
     Feature.LOG_ALL: "dirty logging is not served",
@@ -189,7 +192,7 @@ def offer(
             features &= ~feature.mask
     pairs = max_pairs if features & mask_of(Feature.MQ, Feature.RSS) else 1
     masked = tuple(Masked(feature_names(1 << bit)[0], reason) for bit, reason in sorted(reasons.items()))
-    shown = pairs if most_pairs is None else min(pairs, most_pairs)
+    shown = min(pairs, MOST_PAIRS, pairs if most_pairs is None else most_pairs)
     return FeatureOffer(features | Feature.PROTOCOL_FEATURES.mask, masked, shown, pairs, emulated)
 
 
