@@ -46,14 +46,10 @@ _UML: Final = _word(ProtocolFeature.REPLY_ACK, ProtocolFeature.BACKEND_REQ, Prot
 _CROSVM: Final = _word(
     ProtocolFeature.MQ, ProtocolFeature.BACKEND_REQ, ProtocolFeature.CONFIG, ProtocolFeature.DEVICE_STATE
 )
-_CLOUD_HYPERVISOR: Final = _word(
-    ProtocolFeature.MQ,
-    ProtocolFeature.REPLY_ACK,
-    ProtocolFeature.CONFIG,
-    ProtocolFeature.CONFIGURE_MEM_SLOTS,
-    ProtocolFeature.DEVICE_STATE,
-)
 _LIBKRUN: Final = _word(ProtocolFeature.MQ, ProtocolFeature.CONFIG)
+_CLOUD_HYPERVISOR: Final = _LIBKRUN | _word(
+    ProtocolFeature.REPLY_ACK, ProtocolFeature.CONFIGURE_MEM_SLOTS, ProtocolFeature.DEVICE_STATE
+)
 _QEMU: Final = _word(
     ProtocolFeature.MQ,
     ProtocolFeature.REPLY_ACK,
@@ -120,8 +116,7 @@ def inband_connect(setup: GuestSetup) -> Sequence:
 
 def inband_start(setup: GuestSetup) -> Sequence:
     """As ``uml_start`` without a word about kicks and calls."""
-    said = uml_start(setup)
-    for step in said:
+    for step in uml_start(setup):
         if step.request not in (FrontRequest.SET_VRING_CALL, FrontRequest.SET_VRING_KICK):
             yield step
 
@@ -286,6 +281,11 @@ def libkrun_start(setup: GuestSetup) -> Sequence:
         yield ring_state(FrontRequest.SET_VRING_ENABLE, ring.index, 1)
 
 
+def libkrun_stop(setup: GuestSetup) -> Sequence:
+    """A reset by the guest disables; no base is fetched, and kick descriptors stay until others come."""
+    yield from (ring_state(FrontRequest.SET_VRING_ENABLE, ring.index, 0) for ring in setup.rings)
+
+
 #: for a back-end that offers in-band notifications
 INBAND: Final = Order(inband_connect, inband_start, uml_stop)
 
@@ -295,6 +295,5 @@ ORDERS: Final[dict[str, Order]] = {
     "qemu-net": Order(qemu_connect, qemu_net_start, qemu_net_stop),
     "crosvm": Order(crosvm_connect, crosvm_start, crosvm_stop),
     "cloud-hypervisor": Order(cloud_hypervisor_connect, cloud_hypervisor_start, cloud_hypervisor_stop),
-    # libkrun ends by closing the connection; what it shares with crosvm is the base
-    "libkrun": Order(libkrun_connect, libkrun_start, crosvm_stop),
+    "libkrun": Order(libkrun_connect, libkrun_start, libkrun_stop),
 }

@@ -3,7 +3,7 @@
 One function per request, in ``HANDLERS``.  It decodes the payload, changes the
 state and returns the effect for the device; descriptors that it keeps it takes
 out of ``unclaimed``, the caller closes the rest.  Which descriptors and which
-protocol features a request takes was checked before (``core.session_rules``).
+protocol features a request takes was checked before (``core.session.rules``).
 """
 
 from __future__ import annotations
