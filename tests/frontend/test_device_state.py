@@ -301,6 +301,19 @@ async def test_a_driver_that_was_never_there_has_no_state_to_give(tmp_path: Path
         assert "no guest's driver has been here" in only(rig, "snapshot.refused")["reason"]
 
 
+async def test_a_front_end_that_says_nothing_of_its_guest_is_not_given_the_one_before(tmp_path: Path) -> None:
+    async with Rig.opened(tmp_path) as rig:
+        async with rig.guest("crosvm") as guest:
+            await guest.start()
+            await guest.set_mac(MAC_A)
+        async with await rig.connect() as front_end:
+            await front_end.play(guest.order.connect(guest.setup))
+            with pytest.raises(FrontEndError):
+                await front_end.save_state()
+            await front_end.set_features(guest.features | Feature.PROTOCOL_FEATURES.mask)
+            assert decode(await front_end.save_state()).features == guest.features
+
+
 async def test_state_of_a_driver_with_other_features_ends_the_connection_and_is_given_up(
     rig: Rig, saved: bytes
 ) -> None:

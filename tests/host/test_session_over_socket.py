@@ -169,4 +169,5 @@ async def test_a_bad_message_ends_the_connection_with_a_reason_and_leaks_nothing
                 await front_end.get_features()
     assert len(ended) == 1
     assert reason in ended[0]
-    assert open_descriptors() == before
+    # those of an earlier test may be collected meanwhile
+    assert open_descriptors().items() <= before.items()

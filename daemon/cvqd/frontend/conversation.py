@@ -223,7 +223,7 @@ class Conversation:
                 await self._starter.stop(request)
                 owner.life.left(request)
             case TransferDeviceState():
-                return self._device_state.begin(effect, self.session.rings)
+                return self._device_state.begin(effect, self.session)
             case CheckDeviceState():
                 return self._device_state.check()
             case RingDescriptorChanged() | GetStatus():

@@ -24,10 +24,8 @@ from cvqd.wire.snapshot import MAX_SIZE
 from cvqd.wire.vhost_user_payloads import TransferDirection
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from cvqd.core.session.effects import TransferDeviceState
-    from cvqd.core.session.rings import Ring
+    from cvqd.core.session.session import Session
     from cvqd.events import EventLog
     from cvqd.owner.owner import Owner
     from cvqd.wire.vhost_user import FileDescriptor
@@ -59,10 +57,10 @@ class DeviceState:
         self._nursery = nursery
         self._transfer: _Transfer | None = None
 
-    def begin(self, asked: TransferDeviceState, rings: Mapping[int, Ring]) -> Refusal | None:
+    def begin(self, asked: TransferDeviceState, session: Session) -> Refusal | None:
         """Start a transfer, in place of one that was not asked about; takes over the descriptor."""
         try:
-            transfer = _Transfer(asked.direction, self._data(asked.direction, rings))
+            transfer = _Transfer(asked.direction, self._data(asked.direction, session))
         except CvqdError as error:
             asked.descriptor.close()
             return Refusal(str(error))
@@ -92,12 +90,17 @@ class DeviceState:
                 return Refusal(str(error))
         return None
 
-    def _data(self, direction: TransferDirection, rings: Mapping[int, Ring]) -> bytes:
+    def _data(self, direction: TransferDirection, session: Session) -> bytes:
         if self._owner.running:
             raise RequestError("its rings are running")
         if direction is TransferDirection.LOAD:
             return b""
-        return snapshots.save(self._owner, rings, self._log, HOW)
+        if not session.features_set:
+            # state outlives its front-end, for a guest that goes on: it is not for whoever comes next
+            reason = "no guest's driver has been here"
+            self._log.emit("snapshot.refused", reason=reason, how=HOW)
+            raise RequestError(reason)
+        return snapshots.save(self._owner, session.rings, self._log, HOW)
 
 
 async def _move(transfer: _Transfer, descriptor: FileDescriptor) -> None:
