@@ -226,6 +226,20 @@ async def test_ten_thousand_addresses_and_every_vlan_are_taken(tmp_path: Path):
         agree(rig.owner.state, rig.device.net.control.state)
 
 
+async def test_a_queue_that_was_left_out_of_a_start_has_its_values_again_once_it_runs(tmp_path: Path):
+    values = Coalescing(4, 40)
+    async with Rig.opened(tmp_path) as rig, rig.guest() as guest:
+        await guest.start()
+        assert await guest.command(CoalVqSet(3, values).encode()) == OK
+        await guest.front_end.get_vring_base(3)
+        guest.driver.queues[0].notify()
+        await settled()
+        assert rig.owner.running == {0, 1, 2, 4}
+        await guest.front_end.set_vring_kick(3, guest.driver.queues[3].kick)
+        assert rig.owner.running == {0, 1, 2, 3, 4}
+        assert rig.device.net.control.coalescing(3) == values
+
+
 async def test_commands_of_features_that_the_guest_declined_are_refused_by_name(tmp_path: Path, spec):
     async with Rig.opened(tmp_path, spec) as rig:
         needed = {command.feature for command in COMMANDS}

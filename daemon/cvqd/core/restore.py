@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from cvqd.wire.net_control import (
     GUEST_OFFLOADS,
+    CoalVqSet,
     Command,
     GuestOffloadsSet,
     HashConfig,
@@ -37,7 +38,7 @@ def replay(state: TrackedState, features: int) -> list[Command]:
     return list(_replay(state, features))
 
 
-def replay_running(state: TrackedState, features: int) -> list[Command]:
+def replay_running(state: TrackedState, features: int) -> list[CoalVqSet]:
     """What a device takes for enabled queues only (virtio 1.3 §5.1.6.5.9.2)."""
     return list(state.coalescing.queue_commands()) if features & Feature.VQ_NOTF_COAL.mask else []
 

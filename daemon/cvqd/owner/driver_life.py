@@ -27,6 +27,8 @@ from cvqd.wire.net_control import MacAddrSet, MacTableSet, RxMode, RxModeSet, Vq
 from cvqd.wire.virtio import Feature, feature_names
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from cvqd.core.limits import Limits
     from cvqd.core.site_policy import SitePolicy
     from cvqd.core.state_keeper import StateKeeper
@@ -200,7 +202,7 @@ class DriverLife:
         if driven_pairs is not None:
             self._tell_driven(word)
 
-    async def put_back(self, run: Run, commands: list[Command]) -> None:
+    async def put_back(self, run: Run, commands: Sequence[Command]) -> None:
         """Send commands of our own before the guest's; DeviceError names the one that failed."""
         if run.queue is None or not commands:
             return

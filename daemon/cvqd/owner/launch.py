@@ -114,7 +114,10 @@ class Launch:
     async def enable(self, run: Run) -> None:
         """Let the guest's data rings run; the run's device is the guest's from now on."""
         await lifecycle.enable_data(run.device.device, run.device.facts, run.plan)
-        await self._owner.life.put_back(run, replay_running(self._owner.state, run.plan.features))
+        # a ring that was left out gets its own values when it is taken in, which is another start
+        rings = {ring.index for ring in run.plan.data}
+        commands = replay_running(self._owner.state, run.plan.features)
+        await self._owner.life.put_back(run, [command for command in commands if command.queue in rings])
         self._owner.began(run)
         run.ring_all()
 
