@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
+from cvqd.host.doorbell import Doorbell
 from cvqd.simulator.spec import DEFAULT_MAC, SUPPORTED_BACKEND_FEATURES, Groups, SimulatorSpec
 from cvqd.testing.driver import GuestMemory, Segment
 from cvqd.testing.sequences import ORDERS
@@ -158,6 +160,26 @@ async def test_a_driver_that_is_loaded_again_with_new_call_descriptors_hears_the
             await again.stop()
         await settled()
         assert open_descriptors() <= before
+
+
+async def test_a_kick_that_nobody_saw_before_its_descriptor_was_replaced_is_not_lost(rig: Rig) -> None:
+    async with rig.guest() as guest:
+        await guest.start()
+        await settled()
+        run = rig.owner.run
+        assert run is not None
+        assert run.guest_cvq is not None
+        with Doorbell() as other:
+            head = guest.driver.post_command(MacAddrSet(MAC_A).encode())
+            guest.control.notify()
+            # as in the step in which both arrive: the relay had no turn between them
+            run.rebind(replace(run.guest_cvq, kick=other.fileno()))
+            await settled()
+            used = guest.control.poll()
+            assert used is not None
+            assert used.head == head
+            assert guest.driver.take_ack(head) == 0
+            run.rebind(replace(run.guest_cvq, kick=guest.control.kick))
 
 
 async def test_status_starts_and_stops_the_device(rig: Rig) -> None:

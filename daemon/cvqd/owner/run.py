@@ -141,6 +141,8 @@ class Run:
             self.doorbells.discard(self.guest_cvq.kick)
             self.guest_cvq = own
             self.doorbells.add(own.kick)
+            # a kick by the old one that nobody has seen yet went with it
+            self._call.ring()
             return
         data = tuple(
             plan if plan.index != own.index else replace(plan, kick=own.kick, call=own.call)
