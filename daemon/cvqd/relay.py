@@ -116,7 +116,7 @@ class Relay:
             if self._turn is not None and not (self._open and self._open[0].deadline <= now):
                 self.end_turn()
             until = self._next_deadline()
-            if until is None or silent:
+            if until is None or silent or self._journal.behind:
                 self._journal.tell(doorbells.rang)
                 if until is None:
                     self._kept.tidy(self._ledger)

@@ -16,7 +16,7 @@ from cvqd.core.queues.shadow_queue import ShadowLayout, ShadowQueue
 from cvqd.core.site_policy import SitePolicy
 from cvqd.core.tracked import TrackedState
 from cvqd.relay import SILENCE, Relay
-from cvqd.telemetry.journal import Journal
+from cvqd.telemetry.journal import BACKLOG, Journal
 from cvqd.testing.events import EventRecorder
 from cvqd.wire.net_control import (
     AnnounceAck,
@@ -341,6 +341,22 @@ async def test_lines_that_wait_for_a_device_are_told_after_a_moment_of_silence()
     first, second = doorbells.until[:2]
     assert begun + SILENCE <= first < begun + 1
     assert second >= begun + 1, "then only the deadline is left to wait for"
+
+
+async def test_a_guest_with_a_command_under_way_at_any_time_cannot_make_lines_pile_up():
+    stage = Stage()
+
+    def one_is_answered_and_the_next_is_there() -> list[int]:
+        stage.device_obeys()
+        stage.send(VlanAdd(1))
+        assert len(stage.journal._notes) <= BACKLOG
+        return [1]
+
+    stage.send(VlanAdd(1))
+    turns = BACKLOG // 2
+    await run_until_over(stage, ScriptedDoorbells(*[one_is_answered_and_the_next_is_there] * turns))
+    # each has three lines: received, forwarded, acknowledged
+    assert 3 * turns - BACKLOG <= len(stage.log.events) < 3 * turns
 
 
 def test_a_result_reaches_the_guest_behind_its_status_as_far_as_the_guest_has_room():

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from cvqd.core.queues.guest_queue import Chain
-from cvqd.telemetry.journal import BACKLOG, Journal, Pending
+from cvqd.telemetry.journal import BACKLOG, BACKLOG_BYTES, Journal, Pending
 from cvqd.testing.events import EventRecorder
 from cvqd.wire.net_control import OK, VlanAdd
 
 
-def noted(count: int) -> tuple[Journal, EventRecorder]:
+def noted(count: int, data: bytes = VlanAdd(1).encode()) -> tuple[Journal, EventRecorder]:
     log = EventRecorder()
     journal = Journal(log)
     for number in range(count):
-        pending = Pending(number, Chain(0), VlanAdd(1).encode(), 1.0)
+        pending = Pending(number, Chain(0), data, 1.0)
         pending.command, pending.ack = VlanAdd(1), OK
         journal.answered(pending)
     return journal, log
@@ -40,3 +40,12 @@ def test_a_guest_that_never_pauses_cannot_make_notes_pile_up():
     assert told(log) == list(range(101))
     journal.tell(lambda: True)
     assert len(log.events) == 102
+
+
+def test_long_commands_pile_up_no_more_than_short_ones():
+    size = BACKLOG_BYTES // 64
+    journal, log = noted(66, bytes(size))
+    assert journal.behind
+    journal.tell(lambda: True)
+    assert told(log) == [0, 1, 2]
+    assert not journal.behind

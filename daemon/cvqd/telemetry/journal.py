@@ -3,7 +3,7 @@
 The relay notes steps while the guest waits and calls ``tell`` when it no
 longer does, so that no log line, digest or name stands between a kick and its
 answer; a note carries the moment of the step itself.  A guest that kicks again
-at once goes first, as long as no more than ``BACKLOG`` notes wait.
+at once goes first, as long as what waits is not too much (``behind``).
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 RECENT: Final = 16
 #: two notes for each of the lines that the log lets a guest cause at once (``host.log_limit``)
 BACKLOG: Final = 4096
+#: bytes of the commands that notes are about, each note counted: decoded tables take ten times as much
+BACKLOG_BYTES: Final = 8 << 20
 
 
 class Pending:
@@ -107,6 +109,7 @@ class Journal:
     def __init__(self, log: EventLog) -> None:
         self._log = log
         self._notes: deque[tuple[str, int, Pending]] = deque()
+        self._noted_bytes = 0
         self.answers: Counter[tuple[str, str]] = Counter()
         self.refusals: Counter[str] = Counter()
         self.counts: Counter[str] = Counter()
@@ -121,12 +124,12 @@ class Journal:
     def received(self, command: Pending) -> None:
         """Note a popped command."""
         if self._log.enabled("cvq.command.received"):
-            self._notes.append(("cvq.command.received", command.received_ns, command))
+            self._note("cvq.command.received", command.received_ns, command)
 
     def forwarded(self, command: Pending) -> None:
         """Note a command that the device has now."""
         if self._log.enabled("cvq.command.forwarded"):
-            self._notes.append(("cvq.command.forwarded", monotonic_ns(), command))
+            self._note("cvq.command.forwarded", monotonic_ns(), command)
 
     def answered(self, command: Pending) -> None:
         """Note that the guest has its answer."""
@@ -135,19 +138,19 @@ class Journal:
             outcome = "cvq.command.refused" if not command.chain.fault else "cvq.chain.malformed"
         else:
             outcome = "cvq.command.expired" if command.expired else "cvq.command.acked"
-        self._notes.append((outcome, command.answered_ns, command))
+        self._note(outcome, command.answered_ns, command)
         if command.widens is not None and command.ack == OK:
             change = "cvq.table.widened" if command.widens else "cvq.table.narrowed"
-            self._notes.append((change, command.answered_ns, command))
+            self._note(change, command.answered_ns, command)
         if command.state is not None:
-            self._notes.append(("state.changed", command.answered_ns, command))
+            self._note("state.changed", command.answered_ns, command)
 
     def late(self, command: Pending) -> None:
         """Note the answer to a command that had expired."""
         now = monotonic_ns()
-        self._notes.append(("cvq.command.late", now, command))
+        self._note("cvq.command.late", now, command)
         if command.state is not None:
-            self._notes.append(("state.changed", now, command))
+            self._note("state.changed", now, command)
 
     def fault(self, reason: str, detail: str) -> None:
         """Report a breach of the virtqueue protocol by the device."""
@@ -159,14 +162,24 @@ class Journal:
         self.counts["queue_broken"] += 1
         self._log.emit("cvq.broken", reason=error.reason, detail=error.detail)
 
+    @property
+    def behind(self) -> bool:
+        """Whether so much waits to be told that the guest has to wait for some of it."""
+        return len(self._notes) >= BACKLOG or self._noted_bytes >= BACKLOG_BYTES
+
     def tell(self, interrupted: Callable[[], bool] | None = None) -> None:
         """Count and log what was noted, oldest first; all of it unless ``interrupted``."""
         while self._notes:
             self._tell(*self._notes.popleft())
-            if interrupted is not None and len(self._notes) < BACKLOG and interrupted():
+            if interrupted is not None and not self.behind and interrupted():
                 break
 
+    def _note(self, event: str, moment: int, command: Pending) -> None:
+        self._notes.append((event, moment, command))
+        self._noted_bytes += len(command.data)
+
     def _tell(self, event: str, moment: int, command: Pending) -> None:
+        self._noted_bytes -= len(command.data)
         emit, refusal = self._log.emit, command.refusal
         elapsed_us = (moment - command.received_ns) // 1000
         match event:
