@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from cvqd.core.queues.guest_queue import Chain
 from cvqd.telemetry.journal import BACKLOG, BACKLOG_BYTES, Journal, Pending
 from cvqd.testing.events import EventRecorder
@@ -49,3 +51,12 @@ def test_long_commands_pile_up_no_more_than_short_ones():
     journal.tell(lambda: True)
     assert told(log) == [0, 1, 2]
     assert not journal.behind
+
+
+def test_what_status_shows_of_a_command_does_not_keep_its_bytes():
+    data = bytes(64 << 10)
+    before = sys.getrefcount(data)
+    journal, _ = noted(3, data)
+    journal.tell()
+    assert [(each.command_id, each.outcome) for each in journal.recent] == [(0, "ok"), (1, "ok"), (2, "ok")]
+    assert sys.getrefcount(data) == before

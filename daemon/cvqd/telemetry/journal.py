@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from time import monotonic_ns, time_ns
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from cvqd.host.feed import Feed
 from cvqd.telemetry.histogram import Histogram
@@ -83,11 +83,6 @@ class Pending:
         """The name, or ``unknown``: a guest can make up 65 536 of them and each would be a counter."""
         return self.name if self.name in NAMES else "unknown"
 
-    @property
-    def elapsed_us(self) -> int:
-        """From the pop to the answer."""
-        return (self.answered_ns - self.received_ns) // 1000
-
     def refuse(self, refusal: GuestError) -> None:
         """Answer ERR without asking the device."""
         # the refusal is remembered, the frames it went through are not
@@ -98,6 +93,16 @@ class Pending:
         """Answer ERR because the deadline passed."""
         self.expired = True
         self.ack = ERR
+
+
+class Remembered(NamedTuple):
+    """What ``status`` shows of a command; ``outcome`` as counted, ``reason`` of a refusal or empty."""
+
+    command_id: int
+    name: str
+    outcome: str
+    elapsed_us: int
+    reason: str
 
 
 class Journal:
@@ -117,7 +122,7 @@ class Journal:
         self.latency = Histogram()
         #: how long nobody served the data queues, of every switchover
         self.blackouts = Histogram()
-        self.recent: deque[Pending] = deque(maxlen=RECENT)
+        self.recent: deque[Remembered] = deque(maxlen=RECENT)
         #: every command with its bytes, for whoever asks
         self.trace = Feed()
 
@@ -256,7 +261,9 @@ class Journal:
     def _count(self, command: Pending, outcome: str, elapsed_us: int) -> None:
         self.answers[command.counted_as, outcome] += 1
         if outcome != "late":
-            self.recent.append(command)
+            # not the command: sixteen tables would be megabytes
+            reason = str(command.refusal or "")
+            self.recent.append(Remembered(command.id, command.name, outcome, elapsed_us, reason))
             self.latency.observe(elapsed_us)
         if self.trace.followed:
             self.trace.publish(_traced(command, outcome, elapsed_us).line())

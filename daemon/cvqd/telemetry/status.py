@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Literal, NotRequired, TypedDict, cast
 
-from cvqd.wire.net_control import OK
 from cvqd.wire.vhost_vdpa import backend_names
 from cvqd.wire.virtio import feature_names
 
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     from cvqd.core.isolation import Isolation
     from cvqd.core.lifecycle import DeviceFacts
     from cvqd.core.tracked import TrackedState
-    from cvqd.telemetry.journal import Journal, Pending
+    from cvqd.telemetry.journal import Journal, Remembered
 
 SCHEMA: Final = 1
 
@@ -236,7 +235,7 @@ def counters_status(journal: Journal, *, quarantined: int) -> CountersStatus:
     }
 
 
-def commands_status(recent: Iterable[Pending]) -> list[CommandStatus]:
+def commands_status(recent: Iterable[Remembered]) -> list[CommandStatus]:
     """Section ``commands``."""
     return [_command(command) for command in recent]
 
@@ -246,21 +245,13 @@ def probe_report(device: DeviceStatus, isolation: Isolation) -> ProbeReport:
     return {"schema": SCHEMA, "device": device, "isolation": isolation_status(isolation)}
 
 
-def _command(command: Pending) -> CommandStatus:
+def _command(command: Remembered) -> CommandStatus:
     shown: CommandStatus = {
-        "command_id": command.id,
+        "command_id": command.command_id,
         "command": command.name,
-        "outcome": _outcome(command),
+        "outcome": command.outcome,
         "elapsed_us": command.elapsed_us,
     }
-    if command.refusal is not None:
-        shown["reason"] = str(command.refusal)
+    if command.reason:
+        shown["reason"] = command.reason
     return shown
-
-
-def _outcome(command: Pending) -> str:
-    if command.refusal is not None:
-        return "malformed" if command.chain.fault else "refused"
-    if command.expired:
-        return "expired"
-    return "ok" if command.ack == OK else "err"
