@@ -52,6 +52,19 @@ def test_the_drivers_wrap_counter_alone_is_a_new_ring_or_one_that_is_wholly_in_f
     assert guest.settled(memory, PACKED).base == means
 
 
+def test_the_lap_before_is_seen_behind_a_buffer_that_reached_into_it():
+    guest, memory, live = ring(PACKED, 0)
+    assert isinstance(live, PackedRing)
+    # two descriptors of a buffer that began in the second lap, then two that were used in the third
+    for at, flags in (
+        (0, available_flags(wrap=True)),
+        (1, used_flags(wrap=True)),
+        (4, used_flags(wrap=True)),
+    ):
+        live.put_flags(at, flags)
+    assert guest.settled(memory, PACKED) is guest
+
+
 @pytest.mark.parametrize("base", [INITIAL_BASE, 0x8003_8003, 0x8000_0000])
 def test_any_other_base_is_what_it_says(base):
     guest, memory, _ = ring(PACKED, base)

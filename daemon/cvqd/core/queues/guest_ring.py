@@ -37,12 +37,13 @@ class GuestRing:
         For every ring that begins anew ``arch/um/drivers/virtio_uml.c`` sends 0, and DPDK's
         ``virtio_user_dev.c`` the driver's wrap counter alone.  For a packed ring the first says: about to
         begin an even lap; the second: an odd lap, with the whole ring in flight.  Either way the lap before
-        has left a USED bit in the first descriptor.  A ring without it was never round.
+        has left a USED bit in the first descriptor of each buffer, which need not be the ring's first.  A
+        ring without any was never round.
         """
         if self.base not in (0, WRAP) or not ring_format.packed:
             return self
         ring = self._opened(memory, ring_format)
-        if not isinstance(ring, PackedRing) or ring.flags(0) & DESC_USED:
+        if not isinstance(ring, PackedRing) or any(ring.flags(at) & DESC_USED for at in range(ring.num)):
             return self
         return replace(self, base=INITIAL_BASE)
 
