@@ -29,7 +29,7 @@ from cvqd.core.site_policy import EVERYTHING
 from cvqd.core.state_keeper import NothingKept
 from cvqd.errors import GuestError
 from cvqd.telemetry.journal import Pending
-from cvqd.wire.net_control import ACK, ERR, OK, Command, MacTableSet, decode
+from cvqd.wire.net_control import ACK, ERR, OK, Command, MacTableSet, RxModeSet, decode
 from cvqd.wire.split_ring import MAX_SIZE
 
 if TYPE_CHECKING:
@@ -231,7 +231,7 @@ class Relay:
         except GuestError as refusal:
             pending.refuse(refusal)
             return True
-        if route is Route.LOCAL:
+        if route is Route.LOCAL and not (isinstance(command, RxModeSet) and self._tables.doubtful):
             if not self._kept.reserve(len(pending.data), self._ledger):
                 return False
             pending.ack = OK
@@ -264,7 +264,7 @@ class Relay:
             ack = status
             if isinstance(pending.command, MacTableSet) and (not late or pending.widens is not None):
                 ack, mode = self._tables.settle(
-                    pending, pending.command, ack, may_widen=self.site.promiscuous
+                    pending, pending.command, ack, late=late, may_widen=self.site.promiscuous
                 )
                 if mode is not None:
                     self._submit(next(self._ids), pending, promiscuous(mode), ACK)

@@ -448,7 +448,7 @@ def test_a_device_that_can_do_neither_has_its_refusal_passed_on():
     assert stage.device_obeys() == [VlanAdd(1)]
 
 
-def test_a_second_command_that_is_late_is_the_guests_error_and_still_counts():
+def test_a_device_that_is_promiscuous_too_late_is_so_for_no_table_that_the_guest_knows():
     stage = widened_stage()
     stage.step(1)
     assert stage.answers() == [1]
@@ -457,8 +457,64 @@ def test_a_second_command_that_is_late_is_the_guests_error_and_still_counts():
     assert stage.device_obeys() == [RxModeSet(RxMode.PROMISC, 1), VlanAdd(1)]
     stage.step(1)
     assert stage.answers() == [0]
-    assert stage.ledger.state == TrackedState(MAC, rx=0, unicast=(OTHER,) * 3, widened=True, vlans=2)
+    assert stage.ledger.state == TrackedState(MAC, rx=1 << RxMode.PROMISC, vlans=2)
     assert not stage.ledger.uncertain
+
+
+def test_a_mode_that_the_guest_sets_behind_a_late_one_is_the_one_in_force():
+    stage = widened_stage()
+    stage.step(1)
+    [(late, _)] = stage.device_takes()
+    stage.send(RxModeSet(RxMode.PROMISC, 0))
+    stage.step(1)
+    assert stage.device_obeys() == [RxModeSet(RxMode.PROMISC, 0)]
+    stage.device_gives(late)
+    stage.step(1)
+    assert stage.answers() == [1, 0]
+    assert stage.ledger.state == TrackedState(MAC, rx=0)
+
+
+def narrowing_without_an_answer() -> tuple[Stage, Chain]:
+    stage = widened_stage()
+    stage.device_obeys()
+    stage.step(0)
+    stage.send(SMALL)
+    stage.step(0)
+    assert stage.device_obeys() == [SMALL]
+    stage.step(0)
+    [(late, command)] = stage.device_takes()
+    assert command == RxModeSet(RxMode.PROMISC, 0)
+    stage.step(1)
+    assert stage.answers() == [0, 1]
+    return stage, late
+
+
+def test_a_mode_is_set_on_the_device_while_nobody_knows_whether_it_is_promiscuous():
+    stage, late = narrowing_without_an_answer()
+    stage.send(RxModeSet(RxMode.PROMISC, 1))
+    stage.step(1)
+    assert stage.device_obeys() == [RxModeSet(RxMode.PROMISC, 1)]
+    stage.device_gives(late)
+    stage.step(1)
+    assert stage.answers() == [0]
+    assert stage.ledger.state == TrackedState(MAC, rx=1 << RxMode.PROMISC, unicast=(OTHER,))
+
+
+def test_a_device_that_may_filter_again_is_told_to_take_everything_for_tables_it_does_not_take():
+    stage, late = narrowing_without_an_answer()
+    stage.send(BIG)
+    stage.step(1)
+    stage.device_gives(stage.device_takes()[0][0], ack=1)
+    stage.step(1)
+    assert stage.device_obeys() == [RxModeSet(RxMode.PROMISC, 1)]
+    stage.device_gives(late)
+    stage.step(1)
+    assert stage.answers() == [0]
+    assert stage.ledger.state == TrackedState(MAC, rx=0, unicast=(OTHER,) * 3, widened=True)
+    stage.send(RxModeSet(RxMode.PROMISC, 0))
+    stage.step(1)
+    assert stage.answers() == [0], "and is known to do so from then on"
+    assert stage.device_takes() == []
 
 
 def test_a_command_answered_here_keeps_its_place_behind_one_without_an_answer():
