@@ -269,3 +269,19 @@ def test_the_state_for_people_names_types_and_offloads_and_hides_the_key():
         "mode": "hash_report",
         "hash_types": ["ipv4"],
     }
+
+
+def test_an_acknowledgement_that_waits_for_its_place_does_not_answer_the_next_announcement():
+    ledger = Ledger(RESET)
+    ledger.submitted(1, VlanAdd(1))
+    ledger.expired(1)
+    ledger.raise_announce()
+    ledger.submitted(2, AnnounceAck())
+    ledger.answered(2, acked=True)
+    assert not ledger.state.announce
+    ledger.raise_announce()
+    assert ledger.ahead() == [], "nor for whoever keeps the state"
+    ledger.submitted(3, VlanAdd(2))
+    for id_ in (3, 1):
+        ledger.answered(id_, acked=True)
+        assert ledger.state.announce

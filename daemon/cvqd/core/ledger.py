@@ -138,6 +138,9 @@ class Ledger:
 
     def raise_announce(self) -> None:
         """Ask the guest to announce itself (the config space shows the bit until it does)."""
+        for entry in self._entries.values():
+            # an acknowledgement from before answers what was asked before
+            entry.acked = entry.acked and not isinstance(entry.command, AnnounceAck)
         self._settled = self._settled._replace(announce=True)
         self.state = self.state._replace(announce=True)
 
