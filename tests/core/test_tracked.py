@@ -194,6 +194,25 @@ def test_commands_behind_one_that_never_answers_are_not_remembered_for_ever():
     assert len(ledger.state.vlan_ids()) == 3 * Ledger.DEPTH - 1
 
 
+def test_answers_behind_one_that_never_comes_cost_no_more_the_more_there_are(monkeypatch):
+    told = []
+    after = TrackedState.after
+
+    def counted(state: TrackedState, command: Command) -> TrackedState:
+        told.append(command)
+        return after(state, command)
+
+    monkeypatch.setattr(TrackedState, "after", counted)
+    ledger = Ledger(RESET)
+    ledger.submitted(1, MacAddrSet(OTHER))
+    ledger.expired(1)
+    done = [VlanAdd(vid) for vid in range(100)]
+    for command_id, command in enumerate(done, 2):
+        ledger.submitted(command_id, command)
+        ledger.answered(command_id, acked=True)
+    assert told == done
+
+
 @given(st.lists(st.tuples(commands, st.booleans()), max_size=12), st.randoms(use_true_random=False))
 def test_the_state_is_the_fold_of_the_acknowledged_in_any_order_of_answers(done, random):
     ledger = Ledger(RESET)

@@ -29,7 +29,8 @@ class _Entry:
 class Ledger:
     """Submitted commands in order, and the state that their answers make.
 
-    An id is used for one command.  ``state`` moves only when an answer says OK.
+    An id is used for one command, and a later one's is higher.  ``state`` moves only when an answer
+    says OK.
     """
 
     #: commands remembered behind one that never answers; beyond it the first is given up as lost
@@ -41,6 +42,8 @@ class Ledger:
         self._entries: dict[int, _Entry] = {}
         #: answered entries behind one that is not
         self._ahead = 0
+        #: the last of all acknowledged ones, in the order of submission
+        self._latest = -1
         self._expired: set[int] = set()
         self._lost = False
         self._fresh: list[tuple[int, Change]] = []
@@ -111,6 +114,14 @@ class Ledger:
         self._expired.discard(command_id)
         before = self.state
         first = next(iter(self._entries))
+        in_order = command_id > self._latest
+        if acked:
+            self._latest = max(self._latest, command_id)
+        if first != command_id and (in_order or not acked):
+            # all there was to tell stays as it was told: behind a lost command that is every answer
+            if acked:
+                self.state = before.after(entry.command)
+            return self._changed(before)
         while self._ahead and self._entries[first].settled:
             oldest = self._entries.pop(first)
             self._ahead -= 1
