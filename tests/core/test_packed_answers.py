@@ -141,6 +141,25 @@ def test_what_cannot_have_been_noted_is_none(data: bytes):
     assert PackedAnswers.decode(data) is None
 
 
+@pytest.mark.parametrize("served", [1, 2, 3, 4, 5])
+def test_a_ring_that_its_driver_filled_behind_the_answers_goes_on_behind_them(served: int):
+    machine = Machine()
+    for _ in range(served):
+        machine.send(2)
+        assert machine.serve() == 1
+        machine.take()
+    # over the place of the last answer too
+    for _ in range(NUM // 2):
+        machine.send(1)
+    assert not machine.driver.free
+    base = resume(machine.ring, machine.noted[-1])
+    assert base is not None
+    machine.device = machine.come_up(base)
+    assert machine.serve() == NUM // 2
+    machine.take()
+    assert not machine.waiting
+
+
 def test_a_driver_that_starts_over_shows_no_sign_of_the_answers():
     served = Machine()
     for _ in range(3):

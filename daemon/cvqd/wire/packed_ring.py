@@ -111,6 +111,15 @@ class PackedRing:
         """Flags of a descriptor: whose turn it is."""
         return self._words[8 * position + 7]
 
+    @property
+    def was_round(self) -> bool:
+        """Whether any descriptor has a USED bit: none has before a device gave back the first buffer.
+
+        Later some have, of each buffer that was given back the first one, and in even laps all that are
+        available.  Only a driver that filled the whole ring in an odd lap leaves none.
+        """
+        return any(self.flags(position) & DESC_USED for position in range(self.num))
+
     def put_flags(self, position: int, flags: int) -> None:
         """Hand a descriptor over."""
         self._words[8 * position + 7] = flags

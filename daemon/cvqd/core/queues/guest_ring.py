@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from cvqd.core.queues.packed_answers import PackedAnswers, resume
 from cvqd.errors import GuestError
-from cvqd.wire.packed_ring import DESC_USED, INITIAL_BASE, WRAP, PackedRing
+from cvqd.wire.packed_ring import INITIAL_BASE, WRAP, PackedRing
 from cvqd.wire.vhost_vdpa import Access
 
 if TYPE_CHECKING:
@@ -36,14 +36,13 @@ class GuestRing:
 
         For every ring that begins anew ``arch/um/drivers/virtio_uml.c`` sends 0, and DPDK's
         ``virtio_user_dev.c`` the driver's wrap counter alone.  For a packed ring the first says: about to
-        begin an even lap; the second: an odd lap, with the whole ring in flight.  Either way the lap before
-        has left a USED bit in the first descriptor of each buffer, which need not be the ring's first.  A
-        ring without any was never round.
+        begin an even lap; the second: an odd lap, with the whole ring in flight.  A ring that was never
+        round is neither.
         """
         if self.base not in (0, WRAP) or not ring_format.packed:
             return self
         ring = self._opened(memory, ring_format)
-        if not isinstance(ring, PackedRing) or any(ring.flags(at) & DESC_USED for at in range(ring.num)):
+        if not isinstance(ring, PackedRing) or ring.was_round:
             return self
         return replace(self, base=INITIAL_BASE)
 

@@ -86,10 +86,14 @@ def resume(ring: PackedRing, last: PackedAnswers) -> int | None:
 
     Descriptors of answers that the driver has not seen are put back.
     """
-    if ring.num != last.num or ring.descriptor(last.place).address != last.answered[0].descriptor.address:
+    if ring.num != last.num:
         return None
     ownership = ring.flags(last.place) & _OWNERSHIP
-    if ownership == used_flags(wrap=last.wrap):
+    # a driver that filled its ring has seen them: their place is in its next lap
+    reused = ownership == available_flags(wrap=not last.wrap) and ring.was_round
+    if not reused and ring.descriptor(last.place).address != last.answered[0].descriptor.address:
+        return None
+    if reused or ownership == used_flags(wrap=last.wrap):
         place, wrap = last.place, last.wrap
         for answer in last.answered:
             place, wrap = _onward(place, answer.descriptors, ring.num, wrap=wrap)
