@@ -231,15 +231,18 @@ async def test_a_line_without_end_ends_the_connection(tmp_path: Path):
         assert (await server.ask("status"))["schema"] == 1
 
 
-async def test_clients_beyond_the_limit_are_turned_away(tmp_path: Path):
+async def test_clients_beyond_the_limit_are_told_so_and_turned_away(tmp_path: Path):
     async with served(tmp_path) as server:
         streams = [await server.connect() for _ in range(control.MAX_CLIENTS)]
         for stream in streams:
             await stream.send_all(b'{"request": "status"}\n')
             assert await stream.receive_some()
-        async with await server.connect() as extra:
-            assert await extra.receive_some() == b""
-        assert len(server.log.of("control.failed")) == 1
+        for _ in range(20):
+            # whether or not there was time to send the request
+            with pytest.raises(ControlError, match="more than 16 clients") as caught:
+                await server.ask("status")
+            assert caught.value.exit_code == 75
+        assert server.log.of("control.failed") == [{"reason": "more than 16 clients"}] * 20
         for stream in streams:
             await stream.aclose()
         await trio.testing.wait_all_tasks_blocked()
@@ -294,18 +297,33 @@ def test_a_daemon_that_does_not_answer_is_busy(tmp_path: Path):
 
 async def test_an_answer_that_is_no_object_is_a_protocol_error(tmp_path: Path):
     path = str(tmp_path / "odd.control")
-    for data in (b"hello\n", b"[]\n", b""):
-        with unix_listener.bind(path, 0o600) as listener:
+    for data in (b"hello\n", b"[]\n"):
+        error = await failure_of(path, data)
+        assert str(error) == f"{path}: the answer is no JSON object"
+        assert error.exit_code == 76
 
-            def answer(data: bytes = data, listener: Any = listener) -> None:
-                listener.settimeout(None)
-                connection, _ = listener.accept()
-                with connection:
-                    connection.recv(4096)
-                    connection.sendall(data)
 
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(trio.to_thread.run_sync, answer)
-                with pytest.raises(ControlError, match="no JSON object") as caught:
-                    await trio.to_thread.run_sync(ask, path, "status")
-                assert caught.value.exit_code == 76
+async def test_a_daemon_that_ends_before_it_has_answered_is_gone(tmp_path: Path):
+    path = str(tmp_path / "ending.control")
+    for data in (b"", b'{"schema": 1, "inst'):
+        error = await failure_of(path, data)
+        assert str(error) == f"{path}: the instance hung up"
+        assert error.exit_code == 69
+
+
+async def failure_of(path: str, data: bytes) -> ControlError:
+    """What becomes of a question where this is all that comes back."""
+    with unix_listener.bind(path, 0o600) as listener:
+
+        def answer() -> None:
+            listener.settimeout(None)
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(4096)
+                connection.sendall(data)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.to_thread.run_sync, answer)
+            with pytest.raises(ControlError) as caught:
+                await trio.to_thread.run_sync(ask, path, "status")
+    return caught.value

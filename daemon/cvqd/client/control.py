@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import socket
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Self
 
 from cvqd.errors import CvqdError
@@ -27,7 +27,7 @@ class ControlError(CvqdError):
 def ask(path: str, request: str, *, timeout: float = 5.0, **arguments: Any) -> dict[str, Any]:
     """Answer to one request at the control socket ``path``.
 
-    ControlError with exit code 69 where nobody listens, 77 without permission,
+    ControlError with exit code 69 where nobody listens or the daemon ends first, 77 without permission,
     75 where no answer comes within ``timeout`` seconds, 76 for an answer that is
     none, and for a refusal the code that the daemon gives it, else 70.
     """
@@ -49,8 +49,13 @@ class Following:
             with _blamed(path, timeout):
                 self._socket.settimeout(timeout)
                 self._socket.connect(path)
-                self._socket.sendall(json.dumps({"request": request, **arguments}).encode() + b"\n")
-                while b"\n" not in self._pending and (chunk := self._socket.recv(1 << 16)):
+                # who has no time for us may have said so and hung up
+                with suppress(BrokenPipeError):
+                    self._socket.sendall(json.dumps({"request": request, **arguments}).encode() + b"\n")
+                while b"\n" not in self._pending:
+                    chunk = self._socket.recv(1 << 16)
+                    if not chunk:
+                        raise ConnectionResetError
                     self._pending += chunk
             line, _, self._pending = self._pending.partition(b"\n")
             self.opening = _answer(path, line)
@@ -97,6 +102,8 @@ def _blamed(path: str, timeout: float) -> Iterator[None]:
         yield
     except (FileNotFoundError, ConnectionRefusedError) as error:
         raise ControlError(f"{path}: no instance is running here", 69) from error
+    except ConnectionResetError as error:
+        raise ControlError(f"{path}: the instance hung up", 69) from error
     except PermissionError as error:
         raise ControlError(f"{path}: no permission to ask this instance", 77) from error
     except TimeoutError as error:

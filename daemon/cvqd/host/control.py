@@ -82,11 +82,17 @@ class _Server:
                     await trio.sleep(0.1)
                     continue
                 if self._clients >= MAX_CLIENTS:
-                    self._log.emit("control.failed", reason=f"more than {MAX_CLIENTS} clients")
-                    connection.close()
+                    await self._turn_away(connection)
                     continue
                 self._clients += 1
                 nursery.start_soon(self._attend, trio.SocketStream(connection))
+
+    async def _turn_away(self, connection: trio.socket.SocketType) -> None:
+        reason = f"more than {MAX_CLIENTS} clients"
+        self._log.emit("control.failed", reason=reason)
+        with connection, suppress(OSError):
+            # a new socket has room for this
+            await connection.send(_encoded({"error": reason, "exit_code": _BUSY}))
 
     async def _attend(self, stream: trio.SocketStream) -> None:
         async with stream:
@@ -145,9 +151,12 @@ class _Server:
 
 
 async def _send(stream: trio.SocketStream, answer: Mapping[str, Any]) -> None:
-    data = json.dumps(answer, separators=(",", ":"), default=str).encode() + b"\n"
     with trio.fail_after(SEND):
-        await stream.send_all(data)
+        await stream.send_all(_encoded(answer))
+
+
+def _encoded(answer: Mapping[str, Any]) -> bytes:
+    return json.dumps(answer, separators=(",", ":"), default=str).encode() + b"\n"
 
 
 async def _pass_on(follower: Follower, stream: trio.SocketStream) -> None:
