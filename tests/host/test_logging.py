@@ -7,11 +7,13 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import trio
 
 from cvqd.events import CATALOGUE
 from cvqd.host.log_limit import BURST
 from cvqd.host.log_sink import Sink
 from cvqd.host.logging import LEVELS, StructuredLog, journal_reads
+from kit.rig import jumping_clock, settled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -226,7 +228,27 @@ def test_a_guests_flood_is_cut_and_told(setup: Setup):
     left_out = sum(line["lines"] for line in lines if line["event"] == "log.limited")
     assert BURST <= passed < BURST + 5000
     assert passed + left_out == BURST + 5000
-    assert all(line["of"] == "cvq.chain.malformed" for line in lines if line["event"] == "log.limited")
+    assert [line["of"] for line in lines if line["event"] == "log.limited"] == ["cvq.chain.malformed"]
+
+
+@jumping_clock
+async def test_what_was_left_out_is_told_once_a_second_and_without_a_further_line(setup: Setup):
+    log = setup.log()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(log.flush_task)
+        for second in range(3):
+            flood(log, BURST + 5000)
+            await settled()
+            told = [line["lines"] for line in setup.lines() if line["event"] == "log.limited"]
+            assert len(told) == second
+            await trio.sleep(1.01)
+        # and nothing wakes up any more
+        await trio.sleep(1000)
+        nursery.cancel_scope.cancel()
+    told = [line["lines"] for line in setup.lines() if line["event"] == "log.limited"]
+    passed = sum(line["event"] == "cvq.chain.malformed" for line in setup.lines())
+    assert len(told) == 3
+    assert sum(told) == log.limited == 3 * (BURST + 5000) - passed
 
 
 @pytest.mark.parametrize("name", [name for name, event in CATALOGUE.items() if event.guest])

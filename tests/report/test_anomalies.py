@@ -108,11 +108,21 @@ def test_a_command_that_may_still_be_answered_or_was_in_lines_that_are_missing(t
     limited.emit("log.limited", of="cvq.command.acked", lines=1)
     limited.stopped()
     assert odd(tmp_path, limited) == []
-    gap = daemon_at_work()
-    unanswered(gap)
-    gap.seq += 1
-    gap.stopped()
-    assert [kind for kind, _, _ in odd(tmp_path, gap)] == ["seq.gap"]
+
+
+@pytest.mark.parametrize(("seconds", "claimed"), [(1, False), (4, True)])
+def test_an_answer_that_was_left_out_may_be_told_a_second_after_the_device_stopped(
+    tmp_path, seconds, claimed
+):
+    daemon = daemon_at_work()
+    number = unanswered(daemon)
+    daemon.emit("device.stopped", how="reset", reason="x")
+    daemon.host.passes(seconds * 1_000_000)
+    daemon.emit("service.reloaded", changed=[])
+    daemon.emit("log.limited", of="cvq.command.acked", lines=1)
+    daemon.stopped()
+    claim = ("command.unanswered", number, "mac.addr_set (9) has no answer and the device was stopped")
+    assert odd(tmp_path, daemon) == [claim] * claimed
 
 
 @pytest.mark.parametrize(

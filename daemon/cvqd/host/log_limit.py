@@ -2,7 +2,8 @@
 
 A guest may cause some events as fast as it can kick.  Each of them has a token
 bucket of its own: a long burst passes whole, a flood does not fill a disk, and
-what was left out is counted.  Time is given, never asked for.
+what was left out is counted; ``logging`` tells the count.  Time is given, never
+asked for.
 """
 
 from __future__ import annotations

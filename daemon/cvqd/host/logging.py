@@ -15,6 +15,8 @@ import uuid
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
+import trio
+
 from cvqd.events import CATALOGUE
 from cvqd.host import colour
 from cvqd.host.feed import Feed
@@ -31,6 +33,10 @@ SCHEMA: Final = 1
 
 #: a wall clock that is this far from where the monotonic one says was set, or the host slept
 _STEP_NS: Final = 1_000_000_000
+
+#: seconds after which a guest's lines that were left out are told; a count for each line that still passes
+#: would be a flood of its own
+_ACCOUNT: Final = 1.0
 
 LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
@@ -74,6 +80,7 @@ class StructuredLog:
         self.feed: Final = Feed()
         self._dropped = 0
         self._limits: Final = {name: GuestLimit() for name, event in CATALOGUE.items() if event.guest}
+        self._some_left_out = trio.Event()
         self.set_level(level)
         sink.on_drained = self._report_dropped
 
@@ -85,12 +92,10 @@ class StructuredLog:
             return
         now = time.monotonic_ns()
         limit = self._limits.get(name)
-        if limit is not None:
-            if not limit.admits(now):
-                self.limited += 1
-                return
-            if limit.left_out:
-                self.emit("log.limited", of=name, lines=limit.take_left_out())
+        if limit is not None and not limit.admits(now):
+            self.limited += 1
+            self._some_left_out.set()
+            return
         timestamp = self._clock.timestamp(now)
         if self._clock.stepped:
             seconds, self._clock.stepped = self._clock.stepped, 0.0
@@ -133,15 +138,24 @@ class StructuredLog:
         self._device = device
 
     async def flush_task(self) -> None:
-        """Write buffered lines whenever standard error takes them; runs until cancelled."""
-        await self._sink.flush_task()
+        """Write what standard error takes when it does, tell what was left out; runs until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._sink.flush_task)
+            while True:
+                await self._some_left_out.wait()
+                await trio.sleep(_ACCOUNT)
+                self._some_left_out = trio.Event()
+                self._tell_left_out()
 
     def close(self, *, timeout: float = 0.2) -> None:
         """Give buffered lines a last chance of ``timeout`` seconds."""
+        self._tell_left_out()
+        self._sink.close(timeout=timeout)
+
+    def _tell_left_out(self) -> None:
         for name, limit in self._limits.items():
             if limit.left_out:
                 self.emit("log.limited", of=name, lines=limit.take_left_out())
-        self._sink.close(timeout=timeout)
 
     def _report_dropped(self) -> None:
         lines, self._sink.dropped = self._sink.dropped, 0

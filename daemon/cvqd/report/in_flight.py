@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Final
 from cvqd.report.line import number
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from cvqd.report.line import Line
 
 #: the longest ring that virtio has, so more cannot be in flight
 MOST: Final = 32768
 #: the longest deadline that a configuration takes
 PATIENCE_NS: Final = 60 * 10**9
+
+#: lines that were left out are told a second later (``host.logging``), or when the daemon comes round to it
+ACCOUNT_NS: Final = 3 * 10**9
 
 #: events that tell of an answer
 ANSWERS: Final = frozenset(
@@ -31,6 +32,8 @@ class InFlight:
 
     def __init__(self) -> None:
         self._waiting: dict[int, Line] = {}
+        #: whose device has ended, and when that was
+        self._ended: list[tuple[Line, int]] = []
 
     def received(self, line: Line) -> None:
         """A command was popped."""
@@ -50,14 +53,27 @@ class InFlight:
     def excuse(self) -> None:
         """Answers may be among lines that are not in the log."""
         self._waiting.clear()
+        self._ended.clear()
 
-    def ended(self) -> Iterator[Line]:
-        """Commands that will have no answer any more, because the device or the daemon ended."""
-        waiting, self._waiting = self._waiting, {}
-        yield from waiting.values()
+    def device_ended(self, now_ns: int) -> None:
+        """What is in flight has no answer any more; that its line was left out may still be told."""
+        self._ended += [(line, now_ns) for line in self._waiting.values()]
+        self._waiting.clear()
 
-    def overdue(self, now_ns: int) -> Iterator[Line]:
-        """Commands that should have been answered by now, in a log that just ends."""
-        for line in self.ended():
-            if now_ns - line.mono_ns > PATIENCE_NS:
-                yield line
+    def unanswered(self, now_ns: int) -> list[Line]:
+        """Commands whose device ended without an answer, once nothing explains that any more."""
+        if not self._ended or now_ns - self._ended[0][1] <= ACCOUNT_NS:
+            return []
+        found = [line for line, ended_ns in self._ended if now_ns - ended_ns > ACCOUNT_NS]
+        del self._ended[: len(found)]
+        return found
+
+    def log_ended(self, open_ns: int | None) -> tuple[list[Line], list[Line]]:
+        """What has no answer: commands whose device ended, and those in flight to the end of the log.
+
+        Of the latter, in a log that just ends at ``open_ns``, only what should have been answered by then.
+        """
+        waiting = list(self._waiting.values())
+        if open_ns is not None:
+            waiting = [line for line in waiting if open_ns - line.mono_ns > PATIENCE_NS]
+        return [line for line, _ in self._ended], waiting

@@ -75,6 +75,7 @@ class RunLog:
             if line.fields["ts"] < self.last.fields["ts"]:
                 self.clock_back += 1
             self.last = line
+        self._unanswered(self._in_flight.unanswered(line.mono_ns), _STOPPED)
         handler = self._HANDLERS.get(line.fields["event"])
         if handler is not None:
             handler(self, line)
@@ -84,10 +85,9 @@ class RunLog:
         if crashed:
             self.end = "crashed"
             self._anomalies.add("daemon.crashed", self.last, "ended without a word; the next run begins")
-        overdue = (
-            self._in_flight.overdue(self.last.mono_ns) if self.end == "open" else self._in_flight.ended()
-        )
-        self._unanswered(list(overdue), "and the daemon's log ends")
+        stopped, waiting = self._in_flight.log_ended(self.last.mono_ns if self.end == "open" else None)
+        self._unanswered(stopped, _STOPPED)
+        self._unanswered(waiting, "and the daemon's log ends")
         self._tell_gaps()
 
     @property
@@ -168,7 +168,7 @@ class RunLog:
 
     def _device_stopped(self, line: Line) -> None:
         # a device's command ids begin anew with its next start
-        self._unanswered(list(self._in_flight.ended()), "and the device was stopped")
+        self._in_flight.device_ended(line.mono_ns)
         self._stopped = line
         if self._departure is not None and self._departure.stopped is None:
             self._departure.stopped = line
@@ -246,6 +246,8 @@ class RunLog:
         "rehearsal.finished": _moving,
     }
 
+
+_STOPPED: Final = "and the device was stopped"
 
 _ENDS: Final = {
     "stopped": "stopped",
