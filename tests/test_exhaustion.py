@@ -100,6 +100,23 @@ async def test_a_front_end_waits_while_it_cannot_be_taken_in(tmp_path: Path):
         assert await daemon.stop() == 0
 
 
+async def test_who_asks_waits_too_and_that_is_told_once(tmp_path: Path):
+    async with DaemonProcess.start(tmp_path, simulator_config(tmp_path)) as daemon:
+        allow(daemon.pid, 3)
+        async with await trio.open_unix_socket(daemon.control) as stream:
+            await stream.send_all(b'{"request": "status"}\n')
+            failed = await daemon.event("control.failed")
+            assert failed["reason"] == "accept: Too many open files"
+            # meanwhile the daemon looks again several times
+            with trio.move_on_after(0.5):
+                await stream.receive_some()
+            allow(daemon.pid, 1024)
+            with trio.fail_after(10):
+                assert (await stream.receive_some()).startswith(b'{"schema":1')
+        assert len(daemon.named("control.failed")) == 1
+        assert await daemon.stop() == 0
+
+
 async def until_hung_up_on(front_end: FrontEnd) -> None:
     """Ask and ask, and read no answer."""
     with suppress(FrontEndError):

@@ -2,8 +2,9 @@
 
 A name is ``noun.verb`` in lower case.  ``guest`` marks an event that a guest
 can cause at will, by a command, by starting its driver anew or through its
-front-end, so that the logger can limit it.  A test walks the source
-and holds every log call to this list; the README's table is made from it.
+front-end, or whoever may open the control socket, so that the logger can limit
+it.  A test walks the source and holds every log call to this list; the
+README's table is made from it.
 """
 
 from __future__ import annotations
@@ -435,8 +436,8 @@ _ALL: Final = (
         "the wall clock was set, or the host slept, since the line before; mono_ns went on as ever",
         ("seconds",),
     ),
-    Event("control.failed", "warning", "a control request could not be served", ("reason",)),
-    Event("log.limited", "warning", "a guest caused more of an event than is written", ("of", "lines")),
+    Event("control.failed", "warning", "a control request could not be served", ("reason",), guest=True),
+    Event("log.limited", "warning", "more of an event was caused than is written", ("of", "lines")),
     Event("log.dropped", "warning", "standard error did not take these lines in time", ("lines",)),
 )
 

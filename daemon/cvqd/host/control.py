@@ -73,14 +73,18 @@ class _Server:
 
     async def accept(self, listener: trio.socket.SocketType) -> None:
         async with trio.open_nursery() as nursery:
+            told = False
             while True:
                 try:
                     connection, _ = await listener.accept()
                 except OSError as error:
                     # out of descriptors, mostly: wait for better times
-                    self._log.emit("control.failed", reason=str(error))
+                    if not told:
+                        self._log.emit("control.failed", reason=f"accept: {error.strerror}")
+                    told = True
                     await trio.sleep(0.1)
                     continue
+                told = False
                 if self._clients >= MAX_CLIENTS:
                     await self._turn_away(connection)
                     continue

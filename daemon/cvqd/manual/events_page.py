@@ -26,8 +26,8 @@ def write(page: Page) -> None:
         " a text such as `reason` or `detail` says is for people and may change."
     )
     page.paragraph(
-        "Events marked `rate limited` can be caused by a guest at will. What is left out of them is"
-        " counted by `log.limited`."
+        "Events marked `rate limited` can be caused at will, by a guest, its front-end or a client of the"
+        " control socket. What is left out of them is counted by `log.limited`."
     )
     page.section("EVERY LINE")
     for name, meaning in COMMON.items():

@@ -85,7 +85,9 @@ _ALL: Final = (
         "log events, written or not; warnings and errors from 0 on, others once they occur",
         ("event", "level"),
     ),
-    Metric("cvqd_log_lines_limited", "counter", "log lines left out because a guest caused too many"),
+    Metric(
+        "cvqd_log_lines_limited", "counter", "log lines left out because too many of an event were caused"
+    ),
     Metric("cvqd_log_lines_dropped", "counter", "log lines that standard error did not take in time"),
 )
 
