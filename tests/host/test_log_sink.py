@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import socket
 from typing import TYPE_CHECKING
 
@@ -178,6 +179,36 @@ def test_a_file_takes_everything(tmp_path: Path):
             sink.write(line)
         sink.close()
     assert (tmp_path / "log").read_bytes() == b"".join(numbered(500))
+
+
+def test_a_disk_that_was_full_has_whole_lines_again_and_says_what_is_missing(tmp_path: Path):
+    # a limit on the size of files ends a write as a full disk does: in the middle of a line
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    lines = numbered(20)
+    with (tmp_path / "log").open("wb") as file:
+        sink = Sink(file.fileno())
+
+        def report() -> None:
+            said, sink.dropped = f"{sink.dropped} missing\n", 0
+            sink.write(said.encode())
+
+        sink.on_drained = report
+        try:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (10_500, limits[1]))
+            for line in lines[:15]:
+                sink.write(line)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        for line in lines[15:]:
+            sink.write(line)
+    found = (tmp_path / "log").read_bytes().splitlines(keepends=True)
+    assert found == [
+        *lines[:10],
+        lines[10][:500] + b"\n",
+        lines[15],
+        b"5 missing\n",
+        *lines[16:],
+    ]
 
 
 def test_closing_gives_up_on_a_reader_that_does_not_read(pipe: tuple[int, int]):

@@ -37,7 +37,7 @@ _PIPE_BUF: Final = select.PIPE_BUF
 class Sink:
     """Non-blocking writer of whole lines to a borrowed descriptor; for the thread of the event loop only.
 
-    ``on_drained`` is called when the buffer is empty again after lines were dropped.
+    ``on_drained`` is called when lines pass again after some were dropped.
     """
 
     def __init__(self, fd: int = 2, *, capacity: int = CAPACITY) -> None:
@@ -49,6 +49,8 @@ class Sink:
         self._bytes = 0
         self._some_wait = trio.Event()
         self._gone = False
+        #: what was written last is the beginning of a line whose rest was dropped
+        self._torn = False
         kind = os.fstat(fd).st_mode
         self._socket = socket.socket(fileno=os.dup(fd)) if stat.S_ISSOCK(kind) else None
         self._poll: select.poll | None = None
@@ -59,8 +61,12 @@ class Sink:
     def write(self, line: bytes) -> None:
         """Write a line, or keep it for later, or count it as dropped; never blocks."""
         if not self._waiting:
+            dropped = self.dropped
             rest = self._write_now(line)
             if not rest:
+                if 0 < self.dropped == dropped:
+                    # a disk was full and has room again
+                    self.on_drained()
                 return
         else:
             rest = line
@@ -108,6 +114,7 @@ class Sink:
         if self._gone:
             self.dropped += 1
             return b""
+        whole = line = b"\n" + line if self._torn else line
         try:
             if self._socket is not None:
                 return line[self._socket.send(line, socket.MSG_DONTWAIT) :]
@@ -118,8 +125,10 @@ class Sink:
         except OSError:
             # the reader is gone (EPIPE, EIO) or the disk is full: not a reason to stop serving a guest
             self._gone = self._poll is not None or self._socket is not None
+            self._torn = self._torn or line is not whole
             self.dropped += 1
             return b""
+        self._torn = False
         return line
 
     def _writable(self) -> bool:
