@@ -18,6 +18,7 @@ from cvqd.testing.events import EventRecorder
 from cvqd.testing.frontend import FrontEnd
 from cvqd.wire.net_control import ERR, OK
 from kit.driven_guest import MAC_A, DrivenGuest
+from kit.service_manager import ServiceManager
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -178,6 +179,22 @@ async def test_a_running_daemon_takes_other_rules_at_a_signal(tmp_path: Path) ->
             guest.close()
         assert await daemon.stop() == 0
         assert not daemon.stray
+
+
+async def test_a_file_that_cannot_be_read_to_its_end_does_not_hold_the_end(tmp_path: Path) -> None:
+    async with (
+        ServiceManager(tmp_path / "notify") as manager,
+        DaemonProcess.start(
+            tmp_path, simulator_config(tmp_path), environment={"NOTIFY_SOCKET": manager.address}
+        ) as daemon,
+    ):
+        # a pipe that nobody writes to, as any file on a server that is gone
+        daemon.config.unlink()
+        os.mkfifo(daemon.config)
+        os.kill(daemon.pid, signal.SIGHUP)
+        await manager.told_of("RELOADING")
+        assert await daemon.stop() == 0
+        assert daemon.events[-1]["event"] == "service.stopped"
 
 
 def test_a_hang_up_does_not_end_a_daemon_that_starts(tmp_path: Path) -> None:

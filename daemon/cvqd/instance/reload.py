@@ -59,7 +59,8 @@ class Reloader:
         await self._notifier.reloading()
         try:
             # parsing takes as long as an operator likes, and commands are waiting meanwhile
-            config = await trio.to_thread.run_sync(load, self._file)
+            # or for ever, on a file system that hangs: an end does not wait for that
+            config = await trio.to_thread.run_sync(load, self._file, abandon_on_cancel=True)
         except ConfigError as error:
             self._log.emit("service.reload_failed", problems=error.problems)
         else:
