@@ -80,6 +80,25 @@ async def test_the_watchdog_gets_signs_of_life_only_where_it_is_asked_for(
             assert await daemon.stop() == 0
 
 
+async def test_signals_until_the_very_end_change_nothing_about_it(tmp_path: Path, config: dict[str, Any]):
+    async with DaemonProcess.start(tmp_path, config) as daemon:
+        codes = []
+
+        async def wait(task_status: trio.TaskStatus[None]) -> None:
+            task_status.started()
+            codes.append(await daemon.wait())
+
+        async with trio.open_nursery() as nursery:
+            await nursery.start(wait)
+            # timeout(1) sends two; here they come until nobody is there to take them
+            while not codes:
+                for ends in (signal.SIGTERM, signal.SIGINT):
+                    os.kill(daemon.pid, ends)
+                await trio.lowlevel.checkpoint()
+        assert codes == [0]
+        assert daemon.events[-1]["event"] == "service.stopped"
+
+
 async def test_a_second_signal_does_not_cut_off_what_the_first_lets_end(
     tmp_path: Path, config: dict[str, Any]
 ):
