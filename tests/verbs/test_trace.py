@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -233,6 +234,24 @@ async def test_the_verb_traces_a_daemon_in_every_form(tmp_path: Path):
     comments = [packet.comment for packet in read(capture.read_bytes()).packets]
     assert comments[0] == "mac.addr_set mac=52:54:00:aa:00:01"
     assert len(comments) == 4
+
+
+async def test_a_capture_on_a_full_disk_ends_the_verb_by_name(tmp_path: Path):
+    async with DaemonProcess.start(tmp_path, simulator_config(tmp_path)) as daemon:
+        command = [
+            sys.executable,
+            "-m",
+            "cvqd",
+            "trace",
+            "--config",
+            str(daemon.config),
+            "--pcap",
+            "/dev/full",
+        ]
+        with trio.fail_after(20):
+            done = await trio.run_process(command, capture_stderr=True, check=False)
+        assert done.stderr.decode() == "cvqd: /dev/full: No space left on device\n"
+        assert done.returncode == 73
 
 
 def test_wireshark_reads_a_capture(tmp_path: Path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, BinaryIO, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from cvqd.verbs import instances
 from cvqd.verbs.failure import OutputError
@@ -13,6 +13,8 @@ from cvqd.verbs.whole_number import up_to
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Callable
+    from io import FileIO
 
     from cvqd.client.control import Following
     from cvqd.telemetry.traced import Traced
@@ -78,24 +80,45 @@ def _follow(connection: Following, output: _Output, count: int | None) -> bool:
     return True
 
 
-def _opened(name: str | None, stack: ExitStack) -> BinaryIO | None:
+def _opened(name: str | None, stack: ExitStack) -> Callable[[bytes], None] | None:
+    """What writes to the capture at once; OutputError where that cannot be."""
     if name is None:
         return None
     if name == "-":
-        return sys.stdout.buffer
+        return _to_standard_output
+    file = stack.enter_context(_created(name))
+
+    def write(data: bytes) -> None:
+        try:
+            # a disk that fills up may take a part
+            while data:
+                data = data[file.write(data) :]
+        except OSError as error:
+            raise OutputError(name, error) from error
+
+    return write
+
+
+def _created(name: str) -> FileIO:
     from pathlib import Path
 
     try:
-        return stack.enter_context(Path(name).open("wb"))
+        # without a buffer: what failed once would be tried again when it is closed
+        return Path(name).open("wb", buffering=0)
     except OSError as error:
         raise OutputError(name, error) from error
+
+
+def _to_standard_output(data: bytes) -> None:
+    sys.stdout.buffer.write(data)
+    sys.stdout.buffer.flush()
 
 
 class _Output:
     """Where traced commands go; everything is flushed at once, somebody is watching."""
 
     def __init__(
-        self, options: argparse.Namespace, capture: BinaryIO | None, opening: dict[str, Any]
+        self, options: argparse.Namespace, capture: Callable[[bytes], None] | None, opening: dict[str, Any]
     ) -> None:
         from cvqd.text import trace_text
         from cvqd.text.paint import Paint
@@ -108,15 +131,13 @@ class _Output:
         self._paint = Paint.for_stream(sys.stdout)
         self._capture = capture
         if capture is not None:
-            capture.write(trace_text.capture_head(opening.get("instance", ""), opening.get("device", "")))
-            capture.flush()
+            capture(trace_text.capture_head(opening.get("instance", ""), opening.get("device", "")))
 
     def write(self, traced: Traced) -> None:
         """One command."""
         self.traced += 1
         if self._capture is not None:
-            self._capture.write(b"".join(self._text.packets(traced)))
-            self._capture.flush()
+            self._capture(b"".join(self._text.packets(traced)))
         if self._quiet:
             return
         if self._json:
