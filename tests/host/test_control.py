@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -107,6 +108,7 @@ async def test_one_connection_may_ask_many_times(tmp_path: Path):
         (b"", "not a line of JSON"),
         (b"\xff\xfe", "not a line of JSON"),
         (b"[" * 50_000, "not a line of JSON"),
+        (b'{"request": "status", "more": [' + b"[]," * 400_000 + b"[]]}", "unknown request"),
     ],
 )
 async def test_what_is_no_request_is_told_so_and_the_next_is_served(tmp_path: Path, line: bytes, reason: str):
@@ -283,6 +285,18 @@ def test_where_nobody_listens_the_client_says_so(tmp_path: Path):
     with pytest.raises(ControlError, match="no instance is running here") as caught:
         ask(str(tmp_path / "none.control"), "status")
     assert caught.value.exit_code == 69
+
+
+def test_a_daemon_that_takes_nobody_in_is_busy(tmp_path: Path):
+    path = str(tmp_path / "full.control")
+    with (
+        unix_listener.bind(path, 0o600, backlog=0),
+        socket.socket(socket.AF_UNIX) as waits,
+    ):
+        waits.connect(path)
+        with pytest.raises(ControlError, match="too many wait to ask this instance") as caught:
+            ask(path, "status")
+    assert caught.value.exit_code == 75
 
 
 def test_a_daemon_that_does_not_answer_is_busy(tmp_path: Path):

@@ -106,6 +106,8 @@ def _blamed(path: str, timeout: float) -> Iterator[None]:
         raise ControlError(f"{path}: the instance hung up", 69) from error
     except PermissionError as error:
         raise ControlError(f"{path}: no permission to ask this instance", 77) from error
+    except BlockingIOError as error:
+        raise ControlError(f"{path}: too many wait to ask this instance", 75) from error
     except TimeoutError as error:
         raise ControlError(f"{path}: no answer within {timeout:g} s", 75) from error
     except OSError as error:

@@ -38,6 +38,9 @@ class Stream(NamedTuple):
 
 #: bytes of a request line: a snapshot of any state that 64 KiB commands lead to, and many times that
 MAX_LINE: Final = 2 << 20
+#: of them commas: a request has few values, of which one may be long.  A line of as many small ones as it
+#: has room for would take a second to read, and no client may have that of the guest's commands
+MAX_COMMAS: Final = 100
 _CHUNK: Final = 64 << 10
 #: clients served at a time; one more is turned away
 MAX_CLIENTS: Final = 16
@@ -213,6 +216,8 @@ async def _line(stream: trio.SocketStream, pending: bytearray) -> bytes | None:
 
 def _request(line: bytes) -> dict[str, Any] | None:
     """A request object with its name as text, empty where there is none; None for what is no JSON."""
+    if line.count(b",") > MAX_COMMAS:
+        return {"request": ""}
     try:
         request = json.loads(line)
     except (ValueError, RecursionError):
