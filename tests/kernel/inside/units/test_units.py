@@ -30,6 +30,7 @@ CHECKOUT = Path(__file__).resolve().parents[4]
 UNIT = "cvqd@vm0.service"
 FRONTEND, CONTROL = "/run/cvqd/vm0.sock", "/run/cvqd/vm0.control"
 NODE = "/dev/vhost-vdpa-0"
+STATE = "/var/lib/cvqd/vm0"
 CONFIG = Path("/etc/cvqd/vm0.yaml")
 CONTENT = "device: {kind: vhost-vdpa, vdpa: vdpa0}\nlog: {level: debug}\n"
 DEVICE_UNIT = "sys-subsystem-vdpa-devices-vdpa0.device"
@@ -197,8 +198,11 @@ def test_a_reload_and_a_question_are_answered_in_the_log():
     assert shown("ActiveState") == "active"
 
 
-async def test_one_that_is_killed_starts_again_behind_the_same_sockets():
+async def test_one_that_is_killed_starts_again_behind_the_same_sockets_and_knows_what_was_set():
     before, number = found(FRONTEND), shown("MainPID")
+    # a link to a directory of the dynamic user's, which is another one's the next time
+    assert (found(STATE).mode, found(f"{STATE}/state.log").mode) == (0o700, 0o600)
+    assert named("state.kept")[-1]["path"] == f"{STATE}/state.log"
     async with guest() as driven:
         os.kill(int(number), signal.SIGKILL)
         with trio.fail_after(START):
@@ -207,6 +211,8 @@ async def test_one_that_is_killed_starts_again_behind_the_same_sockets():
         assert found(FRONTEND) == before
         assert shown("NRestarts") == "1"
         assert shown("MainPID") != number
+    (loaded,) = named("state.loaded")
+    assert (loaded["path"], loaded["commands"] > 0) == (f"{STATE}/state.log", True)
 
 
 async def test_one_whose_memory_is_taken_back_says_so_and_starts_again():
