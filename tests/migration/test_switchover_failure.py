@@ -31,9 +31,9 @@ TARGET_FAILS = [
     ("replay", {"call_faults": (CallFault("set_vring_addr", after=1),)}),
     ("replay", {"call_faults": (CallFault("set_vring_base", after=2),)}),
     ("replay", {"call_faults": (CallFault("set_vring_kick"),)}),
-    # one reset to look at it, four calls to negotiate in advance, four to negotiate
-    ("replay", {"call_faults": (CallFault("set_status", after=5),)}),
-    ("replay", {"call_faults": (CallFault("set_status", after=9),)}),
+    # six calls to look at it, four to negotiate in advance, four to negotiate
+    ("replay", {"call_faults": (CallFault("set_status", after=10),)}),
+    ("replay", {"call_faults": (CallFault("set_status", after=14),)}),
     ("replay", {"faults": (Fault("mac.addr_set", FaultAction.ERR),)}),
     ("replay", {"faults": (Fault("vlan.add", FaultAction.ERR),)}),
     ("replay", {"faults": (Fault("mac.addr_set", FaultAction.DROP),)}),
@@ -112,8 +112,8 @@ async def test_tables_that_one_device_takes_and_the_other_does_not(tmp_path: Pat
 
 @jumping_clock
 async def test_a_source_that_cannot_take_its_guest_back_is_tried_once_more(tmp_path: Path) -> None:
-    # the features are taken at negotiation, at the start, and not when it is to start again
-    spec = replace(SPARE, mac=HOME, call_faults=(CallFault("resume"), CallFault("set_features", after=2)))
+    # the features are taken for a look, at negotiation, at the start, and not when it is to start again
+    spec = replace(SPARE, mac=HOME, call_faults=(CallFault("resume"), CallFault("set_features", after=3)))
     spare = replace(SPARE, faults=(Fault("mac.addr_set", FaultAction.ERR),))
     async with two(tmp_path, spec, spare) as (rig, guest):
         await busy(guest)

@@ -294,8 +294,8 @@ async def test_packed_rings_of_a_device_that_did_not_suspend_are_lost(tmp_path: 
 
 
 async def test_a_front_end_is_not_told_that_a_device_stopped_that_could_not_be_reset(tmp_path: Path) -> None:
-    # one to look at it, four to negotiate, five to start
-    faults = (CallFault("set_status", after=10),)
+    # six to look at it, four to negotiate, five to start
+    faults = (CallFault("set_status", after=15),)
     async with Rig.opened(tmp_path, SimulatorSpec(max_queue_pairs=2, call_faults=faults)) as rig:
         async with rig.guest() as guest:
             await guest.start()

@@ -4,7 +4,7 @@ Guest memory is address space 0, shadow memory address space 1.  The control
 queue is isolated if its virtqueue group can be pointed at address space 1
 without taking a data queue along.  Group membership is the device's, may
 depend on negotiated features, and is therefore judged before a front-end
-comes and again after FEATURES_OK.
+comes, with all that a guest can take, and again with what it took.
 """
 
 from __future__ import annotations

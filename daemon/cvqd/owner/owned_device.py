@@ -67,7 +67,11 @@ class OwnedDevice:
             masked=[f"{entry.name}: {entry.reason}" for entry in owned.offer.masked],
             backend=backend_names(facts.backend_features),
         )
+        # which group a ring is in may hang on the features: mlx5_vdpa, without MQ, says that its control
+        # queue is ring 2 (``is_ctrl_vq_idx``, drivers/vdpa/mlx5/net/mlx5_vnet.c)
+        await lifecycle.negotiate(device, owned.offer.device_word(owned.offer.features, facts.features))
         await owned.judge()
+        await device.set_status(0)
         return owned
 
     @property
