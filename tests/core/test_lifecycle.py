@@ -122,6 +122,14 @@ async def test_bring_up_follows_the_order_that_every_kernel_accepts():
     assert device.calls == [("set_vring_enable", 0, True), ("set_vring_enable", 1, True)]
 
 
+async def test_a_device_that_forgets_its_mappings_is_told_them_when_every_group_is_where_it_belongs():
+    device = Recorder()
+    facts, mappings = await prepared(device, BACKEND & ~Backend.IOTLB_PERSIST.mask)
+    await lifecycle.bring_up(device, facts, mappings, ISOLATED, PLAN)
+    told = [call[:2] for call in device.named("set_features", "set_group_asid", "iotlb", "set_vring_num")]
+    assert told[:4] == [("set_features", FEATURES), ("set_group_asid", 1), ("iotlb", 0), ("iotlb", 1)]
+
+
 async def test_a_device_that_cannot_enable_late_has_all_rings_enabled_before_driver_ok():
     device = Recorder()
     facts, mappings = await prepared(device, BACKEND & ~Backend.ENABLE_AFTER_DRIVER_OK.mask)

@@ -182,16 +182,17 @@ async def bring_up(
     (the kernel takes an empty space for identity, ``drivers/vdpa/vdpa_sim``).
     """
     await negotiate(device, plan.features)
-    await mappings.restore()
-    for asid in {queue.asid for queue in verdict.queues}:
-        if not mappings.mapped(asid):
-            raise DeviceError("VHOST_VDPA_SET_STATUS", EINVAL, f"nothing is mapped in address space {asid}")
     # a reset returns every group to address space 0: say all of them again, each time
     for group, asid in sorted(
         {(queue.group, queue.asid) for queue in verdict.queues if queue.group is not None}
     ):
         if asid != GUEST_ASID:
             await device.set_group_asid(group, asid)
+    # mlx5_vdpa before Linux 6.7 takes no notice of a mapping in a space that no group is on
+    await mappings.restore()
+    for asid in {queue.asid for queue in verdict.queues}:
+        if not mappings.mapped(asid):
+            raise DeviceError("VHOST_VDPA_SET_STATUS", EINVAL, f"nothing is mapped in address space {asid}")
     for ring in plan.rings:
         await device.set_vring_num(ring.index, ring.num)
         await device.set_vring_addr(ring.index, ring.addresses)
