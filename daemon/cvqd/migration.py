@@ -252,6 +252,7 @@ class Migration:
         try:
             await lifecycle.bind(run.device.device, run.plan)
             await run.device.resume()
+            await lifecycle.enable_control(run.device.device, run.plan)
         except DeviceError as error:
             tell_failed(self._log, error)
             return False

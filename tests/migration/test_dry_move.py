@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from cvqd.owner import devices
+from cvqd.simulator.device import SimulatedDevice
 from cvqd.simulator.spec import SUPPORTED_BACKEND_FEATURES, SimulatorSpec
 from kit.two_devices import HOME, NO_RESUME, SPARE, busy, rehearse, two, well
 
@@ -37,4 +39,23 @@ async def test_a_dry_move_to_a_device_that_would_not_do_says_why_and_resumes(tmp
         (move,) = (await rehearse(rig, dry=True))["moves"]
         assert (move["verdict"], move["phase"], move["guest_on"]) == ("failed", "compare", "source")
         assert "mtu" in move["reason"]
+        await well(guest)
+
+
+class ResumesDataOnly(SimulatedDevice):
+    """As ``mlx5_vdpa``: a suspend makes the control queue unready, and a resume leaves it so."""
+
+    async def suspend(self) -> None:
+        await super().suspend()
+        self.net.set_enabled(self.spec.queue_count - 1, enabled=False)
+
+
+async def test_a_device_that_resumes_without_its_control_queue_is_told_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices, "SimulatedDevice", ResumesDataOnly)
+    async with two(tmp_path) as (rig, guest):
+        await busy(guest)
+        assert (await rehearse(rig, dry=True))["verdict"] == "passed"
+        assert len(rig.log.of("device.resumed")) == 1
         await well(guest)

@@ -213,6 +213,16 @@ async def enable_data(device: VdpaDevice, facts: DeviceFacts, plan: StartPlan) -
         await device.set_vring_enable(ring.index, enable=True)
 
 
+async def enable_control(device: VdpaDevice, plan: StartPlan) -> None:
+    """Let the control queue run once more after a resume, where a device needs to be told.
+
+    mlx5_vdpa stops it with a suspend and starts it with no resume (``mlx5_vdpa_cvq_suspend``,
+    drivers/vdpa/mlx5/net/mlx5_vnet.c); for one that runs it changes nothing.
+    """
+    if plan.control is not None:
+        await device.set_vring_enable(plan.control.index, enable=True)
+
+
 async def stop(
     device: VdpaDevice, facts: DeviceFacts, plan: StartPlan, *, failed: bool = False
 ) -> dict[int, int] | None:
