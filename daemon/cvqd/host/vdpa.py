@@ -3,7 +3,9 @@
 Satisfies ``core.device.VdpaDevice``.  Calls that answer from memory are made in
 the event loop; those that may take long (mapping, status, suspend, resume,
 open, close) go to a thread, one after the other, so that a descriptor is never
-closed under a call.  Source: Linux ``drivers/vhost/vdpa.c`` and ``vhost.c``.
+closed under a call.  Who is cancelled makes the call all the same: one that was
+left out would leave the caller's record of the device wrong.
+Source: Linux ``drivers/vhost/vdpa.c`` and ``vhost.c``.
 It must not know why a call is made or in which order.
 """
 
@@ -263,8 +265,9 @@ class CharDevice:
                 await trio.to_thread.run_sync(os.close, fd)
 
     async def _in_thread(self, call: Callable[[], object]) -> None:
-        async with self._long_call:
-            await trio.to_thread.run_sync(call)
+        with trio.CancelScope(shield=True):
+            async with self._long_call:
+                await trio.to_thread.run_sync(call)
 
     def _write(self, asid: int, messages: Sequence[IotlbMessage]) -> None:
         if asid and not self._acknowledged & Backend.IOTLB_ASID.mask:
