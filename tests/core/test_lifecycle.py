@@ -222,6 +222,20 @@ async def test_a_device_that_cannot_be_suspended_is_reset_and_gives_every_descri
     assert {call[1:] for call in device.calls[1:]} == {(index, -1) for index in range(3)}
 
 
+async def test_a_device_that_cannot_be_reset_gives_every_descriptor_back():
+    device = Recorder()
+    facts, _ = await prepared(device)
+
+    async def refuse(_: int) -> None:
+        raise DeviceError("VHOST_VDPA_SET_STATUS", 5)
+
+    device.set_status = refuse
+    with pytest.raises(DeviceError, match="SET_STATUS"):
+        await lifecycle.stop(device, facts, PLAN)
+    unbound = device.named("set_vring_kick", "set_vring_call")
+    assert {call[1:] for call in unbound} == {(index, -1) for index in range(3)}
+
+
 async def test_groups_that_the_device_does_not_know_are_none():
     device = Recorder()
     facts, _ = await prepared(device)

@@ -231,7 +231,8 @@ async def stop(
     One that has ``failed`` is not believed to finish what it took: its rings go on behind what it gave
     back (virtio 1.3 §2.1.2), which a split ring has in memory and of a packed one only the device knows.
 
-    Every descriptor lent to the device is unbound, and it is reset though it may not suspend.
+    It is reset though it may not suspend, and every descriptor lent to it is unbound though it may not
+    reset: they are closed next.
     """
     packed = bool(plan.features & Feature.RING_PACKED.mask)
     bases: dict[int, int] | None = None
@@ -240,8 +241,10 @@ async def stop(
             await device.suspend()
             bases = await take_bases(device, plan)
     finally:
-        await device.set_status(0)
-        await unbind(device, plan)
+        try:
+            await device.set_status(0)
+        finally:
+            await unbind(device, plan)
     if failed and bases is not None:
         bases = {index: PackedBase.decode(base).behind_used().encode() for index, base in bases.items()}
     return bases
