@@ -14,7 +14,9 @@ from cvqd.errors import DeviceError
 from cvqd.host.doorbell import DoorbellSet
 from cvqd.owner.replay import replay
 from cvqd.owner.shadow_memory import ShadowMemory
+from cvqd.simulator.spec import SimulatorSpec
 from cvqd.wire.net_control import MacTableSet, VlanAdd
+from cvqd.wire.vhost_vdpa import IovaRange
 from kit.rig import Rig
 
 if TYPE_CHECKING:
@@ -39,6 +41,23 @@ async def test_memory_that_could_not_be_mapped_is_mapped_the_next_time(tmp_path:
         await shadow.withdraw(mappings)
         await shadow.place(mappings, 0)
         assert sum(entry.size for entry in mappings.mapped(0)) == shadow.size
+
+
+@pytest.mark.parametrize("iova", [IovaRange(0, 2**64 - 1), IovaRange(0x12345, 2**48 - 1)])
+async def test_it_lies_low_in_a_space_of_its_own_and_high_beside_a_guest(
+    tmp_path: Path, iova: IovaRange
+) -> None:
+    async with Rig.opened(tmp_path, SimulatorSpec(iova_range=iova)) as rig:
+        device = rig.device
+        shadow = ShadowMemory(await inspect(device), 4096)
+        mappings = Mappings(device, rig.owner.current.facts.backend_used)
+        await shadow.place(mappings, 1)
+        assert mappings.mapped(1)[0].iova == max(0x1000, -(-iova.first // 4096) * 4096)
+        await shadow.place(mappings, 0)
+        assert not mappings.mapped(1)
+        top = mappings.mapped(0)[-1]
+        # mlx5_vdpa adds 1 to the last address
+        assert top.iova + top.size == min(iova.last + 1, 2**64 - 4096)
 
 
 async def test_a_replayed_command_that_is_too_long_is_named_before_any_is_sent() -> None:

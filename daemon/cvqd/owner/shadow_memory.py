@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from cvqd.core.isolation import GUEST_ASID
 from cvqd.core.lifecycle import RingPlan
 from cvqd.core.queues.shadow_queue import PAGE, SHORT_ANSWER, ShadowLayout, ShadowQueue
 from cvqd.errors import DeviceError
@@ -68,7 +69,7 @@ class ShadowMemory:
         return own < start + size and start < own + self._layout.size
 
     async def place(self, mappings: Mappings, asid: int) -> None:
-        """Map the memory at the highest free addresses; DeviceError where there is no room."""
+        """Map the memory at free addresses; DeviceError where there is no room."""
         if self._placed is not None and self._placed[0] == asid:
             return
         await self.withdraw(mappings)
@@ -100,15 +101,22 @@ class ShadowMemory:
         return ShadowQueue(self._layout, self._region.view, self._placed[1], fence, ring_format)
 
     def _free_address(self, mappings: Mappings, asid: int) -> int:
-        """From the top, where guests have no memory; never 0, which some devices take for no address."""
+        """Never 0, which some devices take for no address, nor the last page: its end is 0 for mlx5_vdpa.
+
+        (``map_end``, drivers/vdpa/mlx5/core/mr.c, which would map pages of others in place of ours.)
+        In a space of its own the lowest, as QEMU's; beside a guest from the top, where it has no memory.
+        """
         size = self._layout.size
-        top = (self._iova_range.last + 1) // PAGE * PAGE
+        lowest = -(-max(self._iova_range.first, PAGE) // PAGE) * PAGE
+        top = (min(self._iova_range.last, 2**64 - PAGE - 1) + 1) // PAGE * PAGE
         iova = top - size
+        if asid != GUEST_ASID:
+            iova = min(iova, lowest)
         for entry in reversed(mappings.mapped(asid)):
             if entry.iova + entry.size <= iova:
                 break
             iova = min(iova, entry.iova // PAGE * PAGE - size)
-        if iova < max(self._iova_range.first, PAGE):
+        if iova < lowest:
             raise DeviceError(
                 "VHOST_IOTLB_UPDATE", 28, "no room for the shadow queue in the device's addresses"
             )
