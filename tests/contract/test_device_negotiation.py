@@ -25,6 +25,8 @@ async def test_it_is_a_network_device_with_one_pair_and_a_control_queue_in_a_gro
     assert await device.get_as_num() == 2
     assert [await device.get_vring_group(index) for index in range(3)] == [0, 0, 1]
     assert await device.get_vring_num() == 256
+    with refused(errno.EOPNOTSUPP):
+        await device.get_vring_size(2)
     assert (await device.get_iova_range()).last >= 2**48 - 1
 
 

@@ -39,6 +39,7 @@ FACTS = DeviceFacts(
     features=SimulatorSpec(max_queue_pairs=PAIRS).offered_features,
     backend_features=Backend.SUSPEND.mask,
     vring_num=256,
+    smallest_ring=256,
     vqs=2 * PAIRS + 1,
     group_count=2,
     address_spaces=2,

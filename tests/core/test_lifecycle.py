@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from errno import EIO, EOPNOTSUPP
+from errno import EIO, ENOTTY, EOPNOTSUPP
 from typing import Any
 
 import pytest
@@ -46,6 +46,7 @@ class Recorder:
             "get_config_size": 24,
             "get_config": CONFIG,
             "get_vring_num": 256,
+            "get_vring_size": DeviceError("VHOST_VDPA_GET_VRING_SIZE", EOPNOTSUPP),
             "get_vqs_count": 3,
             "get_group_num": 2,
             "get_as_num": 2,
@@ -95,6 +96,29 @@ async def test_inspection_resets_and_takes_the_backend_features_it_uses():
 async def test_a_device_of_another_kind_is_refused():
     with pytest.raises(DeviceError, match="virtio device 2 is not a network device"):
         await lifecycle.inspect(Recorder(device_id=2))
+
+
+@pytest.mark.parametrize(
+    ("said", "smallest"),
+    [
+        ((256, 256, 64), 64),
+        ((0, 512, 512), 256),
+        ((EOPNOTSUPP, EOPNOTSUPP, EOPNOTSUPP), 256),
+        # a kernel before Linux 6.9
+        ((ENOTTY, ENOTTY, ENOTTY), 256),
+    ],
+)
+async def test_a_ring_may_be_smaller_than_the_device_says_of_all(said: tuple[int, ...], smallest: int):
+    device = Recorder()
+
+    async def size(index: int) -> int:
+        if said[index] in {EOPNOTSUPP, ENOTTY}:
+            raise DeviceError("VHOST_VDPA_GET_VRING_SIZE", said[index])
+        return said[index]
+
+    device.get_vring_size = size
+    facts = await lifecycle.inspect(device)
+    assert (facts.vring_num, facts.smallest_ring) == (256, smallest)
 
 
 async def test_bring_up_follows_the_order_that_every_kernel_accepts():

@@ -33,6 +33,7 @@ FACTS = DeviceFacts(
     features=SPEC.offered_features,
     backend_features=Backend.SUSPEND.mask,
     vring_num=256,
+    smallest_ring=256,
     vqs=SPEC.queue_count,
     group_count=2,
     address_spaces=2,

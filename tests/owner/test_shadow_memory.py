@@ -14,6 +14,7 @@ from cvqd.errors import DeviceError
 from cvqd.host.doorbell import DoorbellSet
 from cvqd.owner.replay import replay
 from cvqd.owner.shadow_memory import ShadowMemory
+from cvqd.simulator.device import SimulatedDevice
 from cvqd.simulator.spec import SimulatorSpec
 from cvqd.wire.net_control import MacTableSet, VlanAdd
 from cvqd.wire.vhost_vdpa import IovaRange
@@ -41,6 +42,21 @@ async def test_memory_that_could_not_be_mapped_is_mapped_the_next_time(tmp_path:
         await shadow.withdraw(mappings)
         await shadow.place(mappings, 0)
         assert sum(entry.size for entry in mappings.mapped(0)) == shadow.size
+
+
+async def test_its_ring_is_no_larger_than_the_devices_smallest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A control queue of 64 beside data rings of 256: QEMU's network card behind ``vp_vdpa``."""
+
+    async def size(device: SimulatedDevice, index: int) -> int:
+        return 64 if index == device.spec.queue_count - 1 else 256
+
+    monkeypatch.setattr(SimulatedDevice, "get_vring_size", size)
+    async with Rig.opened(tmp_path) as rig, rig.guest() as guest:
+        await guest.start()
+        await guest.set_mac()
+        assert [ring.num for ring in rig.device.net.rings] == [256, 256, 256, 256, 64]
 
 
 @pytest.mark.parametrize("iova", [IovaRange(0, 2**64 - 1), IovaRange(0x12345, 2**48 - 1)])

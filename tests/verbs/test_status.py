@@ -35,6 +35,7 @@ FACTS = DeviceFacts(
     features=DEVICE,
     backend_features=Backend.IOTLB_ASID.mask | Backend.SUSPEND.mask,
     vring_num=256,
+    smallest_ring=256,
     vqs=9,
     group_count=2,
     address_spaces=2,

@@ -70,6 +70,9 @@ class VdpaDevice(Protocol):
     async def get_vring_num(self) -> int:
         """Largest ring size, in descriptors."""
 
+    async def get_vring_size(self, index: int) -> int:
+        """Largest size of one ring, in descriptors; EOPNOTSUPP or ENOTTY where nobody says."""
+
     async def get_vqs_count(self) -> int:
         """Number of virtqueues."""
 

@@ -9,7 +9,7 @@ because no message of a front-end says it for all of them.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from errno import EINVAL, EOPNOTSUPP
+from errno import EINVAL, ENOTTY, EOPNOTSUPP
 from typing import TYPE_CHECKING, Final
 
 from cvqd.core import isolation
@@ -44,12 +44,14 @@ BACKEND_USED: Final = (
 class DeviceFacts:
     """What an open device says of itself before anything is negotiated.
 
-    ``backend_features`` are those offered; ``vring_num`` is in descriptors.
+    ``backend_features`` are those offered; ``vring_num``, which a device says once for all its rings, and
+    ``smallest_ring``, which it may have beside larger ones, are in descriptors.
     """
 
     features: int
     backend_features: int
     vring_num: int
+    smallest_ring: int
     vqs: int
     group_count: int
     address_spaces: int
@@ -134,11 +136,14 @@ async def inspect(device: VdpaDevice) -> DeviceFacts:
     features = await device.get_features()
     config = await device.get_config(0, await device.get_config_size())
     multiqueue = features & (Feature.MQ.mask | Feature.RSS.mask)
+    vring_num, vqs = await device.get_vring_num(), await device.get_vqs_count()
+    sizes = [await _if_supported(device.get_vring_size(index)) for index in range(vqs)]
     return DeviceFacts(
         features=features,
         backend_features=backend,
-        vring_num=await device.get_vring_num(),
-        vqs=await device.get_vqs_count(),
+        vring_num=vring_num,
+        smallest_ring=min([vring_num, *(size for size in sizes if size)]),
+        vqs=vqs,
         group_count=await device.get_group_num(),
         address_spaces=await device.get_as_num(),
         iova=await device.get_iova_range(),
@@ -270,10 +275,10 @@ async def unbind(device: VdpaDevice, plan: StartPlan) -> None:
 
 
 async def _if_supported(question: Awaitable[int]) -> int | None:
-    """The answer; None where the device does not implement the call (``vp_vdpa`` lacks several)."""
+    """The answer; None where the device (``vp_vdpa`` lacks several calls) or the kernel does not have it."""
     try:
         return await question
     except DeviceError as error:
-        if error.errno == EOPNOTSUPP:
+        if error.errno in {EOPNOTSUPP, ENOTTY}:
             return None
         raise

@@ -141,7 +141,7 @@ class CharDevice:
     async def get_vring_size(self, index: int) -> int:
         """``VHOST_VDPA_GET_VRING_SIZE`` (``vhost_vring_state``): size of one ring.
 
-        EOPNOTSUPP where the device does not say; since Linux 6.9.
+        EOPNOTSUPP where the device does not say, ENOTTY before Linux 6.9.
         """
         return self._vring_query(Ioctl.VHOST_VDPA_GET_VRING_SIZE, index)
 

@@ -37,7 +37,7 @@ class ShadowMemory:
 
     def __init__(self, facts: DeviceFacts, max_command: int) -> None:
         self._iova_range = facts.iova
-        self._layout = ShadowLayout(min(RING, facts.vring_num), max_command, longest_answer(facts))
+        self._layout = ShadowLayout(min(RING, facts.smallest_ring), max_command, longest_answer(facts))
         self._region = shared_memory.create("cvqd-shadow", self._layout.size)
         self._placed: tuple[int, int] | None = None
 

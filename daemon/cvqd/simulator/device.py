@@ -121,6 +121,12 @@ class SimulatedDevice:
         """Largest ring, in descriptors."""
         return self.spec.queue_size
 
+    async def get_vring_size(self, index: int) -> int:
+        """EOPNOTSUPP, as from the kernel's simulator: all rings are of one size."""
+        call = Ioctl.VHOST_VDPA_GET_VRING_SIZE
+        self._ring(call, index)
+        raise DeviceError(call.name, errno.EOPNOTSUPP, "every ring has the device's size", f"index={index}")
+
     async def get_vqs_count(self) -> int:
         """Two rings for each pair, and the control ring."""
         return self.spec.queue_count
