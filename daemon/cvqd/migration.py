@@ -128,7 +128,6 @@ class Migration:
         await target.negotiate(target.word(owner.features, owner.life.limits))
         await owner.memory.show(target)
         await target.place_shadow()
-        await target.device.set_config_call(owner.config_call)
 
     # the guest waits
 

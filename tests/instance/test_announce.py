@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from cvqd.errors import RequestError
+from cvqd.owner import devices
+from cvqd.simulator.device import SimulatedDevice
 from cvqd.simulator.spec import SimulatorSpec, default_features
 from cvqd.wire.net_config import OFFSET_STATUS, LinkStatus
 from cvqd.wire.net_control import ERR, OK, AnnounceAck
@@ -130,3 +132,26 @@ async def test_a_cable_pulled_out_and_put_back_reaches_the_guest(tmp_path: Path)
             assert await link_status(guest) == (LinkStatus.LINK_UP if up else 0)
             await settled()
             assert rig.log.of("device.config_changed")[-1]["status"] == int(up)
+
+
+class ForgetsItsListener(SimulatedDevice):
+    """A reset unbinds the configuration's eventfd: ``vduse_dev_reset``, ``pds_vdpa_set_status``."""
+
+    async def set_status(self, status: int) -> None:
+        await super().set_status(status)
+        if status == 0:
+            await self.set_config_call(-1)
+
+
+async def test_a_device_that_forgets_who_listens_is_heard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices, "SimulatedDevice", ForgetsItsListener)
+    spec = SimulatorSpec(max_queue_pairs=2)
+    async with Rig.opened(tmp_path, spec, targets={"spare": spec}) as rig, rig.guest() as guest:
+        await guest.start()
+        for seen in (1, 2):
+            rig.device.set_link(up=False)
+            await settled()
+            assert len(rig.log.of("device.config_changed")) == seen
+            await rig.rehearsals.rehearse({"to": "spare" if seen == 1 else "device"})

@@ -65,7 +65,7 @@ class VdpaDevice(Protocol):
         """Write configuration space; EINVAL outside it."""
 
     async def set_config_call(self, fd: int) -> None:
-        """Eventfd that announces a configuration change, -1 unbinds."""
+        """Eventfd that announces a configuration change, -1 unbinds; a reset may unbind it."""
 
     async def get_vring_num(self) -> int:
         """Largest ring size, in descriptors."""

@@ -107,6 +107,8 @@ class Launch:
         # cvqd drives the device's control queue where the guest's does not come this far
         driven = owner.guest_cvq is None and run.queue is not None
         await lifecycle.bring_up(device.device, device.facts, device.mappings, device.isolation, run.plan)
+        # a reset may unbind it (vduse_dev_reset, pds_vdpa_set_status); what it missed is read next
+        await device.device.set_config_call(owner.config_call)
         await device.read_config()
         await owner.life.restore(run, owner.features, pairs if driven else None)
         run.attach(owner.memory.space, owner.life.kept.note, self._new_relay)
