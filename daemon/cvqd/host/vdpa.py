@@ -1,9 +1,11 @@
 """The kernel's vhost-vdpa character device, one method per ioctl.
 
 Satisfies ``core.device.VdpaDevice``.  Calls that answer from memory are made in
-the event loop; those that may take long (mapping, status, suspend, resume,
-open, close) go to a thread, one after the other, so that a descriptor is never
-closed under a call.  Who is cancelled makes the call all the same: one that was
+the event loop, and so are those about one ring, which take a command of the
+firmware on some devices (mlx5_vdpa) while the guest waits for them anyway.
+Those that may take long (mapping, status, suspend, resume, open, close) go to
+a thread, one after the other, so that a descriptor is never closed under a
+call.  Who is cancelled makes the call all the same: one that was
 left out would leave the caller's record of the device wrong.
 Source: Linux ``drivers/vhost/vdpa.c`` and ``vhost.c``.
 It must not know why a call is made or in which order.
