@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from cvqd import cli, config, events
+from cvqd.host.control import MAX_LINE
 from cvqd.manual import command_page, event_fields
 from cvqd.manual.command_tree import command
 from cvqd.manual.config_page import EXAMPLE, NOTES
@@ -109,6 +110,12 @@ def test_the_environment_variables_that_are_read_are_on_the_page():
     assert {name for pair in found for name in pair if name} == {
         name for names in command_page.ENVIRONMENT for name in names
     }
+
+
+def test_the_longest_request_is_the_control_sockets():
+    assert MAX_LINE % (1 << 20) == 0
+    words = " ".join(FILES["share/man/man8/cvqd.8"].split())
+    assert f"at most {MAX_LINE >> 20} MiB for a request" in words
 
 
 def test_the_exit_codes_that_errors_have_are_on_the_page():

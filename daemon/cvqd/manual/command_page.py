@@ -133,9 +133,9 @@ def _as_a_daemon(page: Page) -> None:
     page.section("CONTROL SOCKET")
     page.paragraph(
         "Verbs that ask a running instance do so at its control socket, and other programs may too: a line"
-        ' with a JSON object each way, up to 64 KiB. `{"request": "status"}` is answered with what'
-        " `cvqd status INSTANCE --json` prints. What cannot be done is answered with `error`, the reason, and"
-        " `exit_code`."
+        ' with a JSON object each way, at most 2 MiB for a request. `{"request": "status"}` is answered with'
+        " what `cvqd status INSTANCE --json` prints. What cannot be done is answered with `error`, the"
+        " reason, and `exit_code`."
     )
     page.section("LOG")
     page.paragraph("Events go to standard error, one to a line; `cvqd-events`(7) has all of them.")
