@@ -18,7 +18,7 @@ def add(verbs: Verbs) -> None:
         "announce",
         help="ask a running guest to announce itself to its network (gratuitous ARP)",
         description="Raise the announce bit of the guest's network device and tell the front-end, so that the"
-        " guest announces itself to its network, as after a move. Its acknowledgement is in the log.",
+        " guest announces itself to its network, as after a move. The log shows its acknowledgement.",
         epilog="Exit status: 0 the guest was asked; 69 no such instance runs; 75 no guest can be asked now,"
         " with the reason; 77 no permission to ask the instance.",
     )

@@ -17,10 +17,10 @@ def add(verbs: Verbs) -> None:
     """Declare the verb."""
     check = verbs.add_parser(
         "check-config",
-        help="report every problem of configuration files",
-        description="Read configuration files and report every mistake on standard error, a line each, as"
+        help="report every mistake in configuration files",
+        description="Read configuration files and report every mistake on standard error, one per line, as"
         " file:line:column: key: reason. No device and no socket is opened.",
-        epilog="Exit status: 0 all of them are right; 78 one is not.",
+        epilog="Exit status: 0 every file is right; 78 one is not.",
     )
     check.set_defaults(verb=_check_config)
     check.add_argument("files", metavar="FILE", nargs="+", help="configuration to read")

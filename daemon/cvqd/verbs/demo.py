@@ -14,7 +14,7 @@ def add(verbs: Verbs) -> None:
     """Declare the verb."""
     demo = verbs.add_parser(
         "demo",
-        help="play a guest's control commands through the simulator",
+        help="show a guest's control commands at work on the simulated device",
         description="Start an instance on the simulated device and a guest with it, have the guest change its"
         " address, filters, VLANs and queues, and check each step. The guest is a Linux kernel where User"
         " Mode Linux is installed, else a driver that cvqd brings.",

@@ -23,7 +23,7 @@ def choose(verb: argparse.ArgumentParser, *, one: bool) -> None:
         metavar="INSTANCE",
         nargs="?",
         type=_name,
-        help="name of a running instance" + ("" if one else "; all of them if left out"),
+        help="name of a running instance" + ("" if one else "; all instances if left out"),
     )
     which.add_argument("--config", metavar="FILE", help="the instance of this configuration")
 

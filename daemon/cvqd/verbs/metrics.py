@@ -30,11 +30,10 @@ def add(verbs: Verbs) -> None:
     metrics = verbs.add_parser(
         "metrics",
         help="show what running instances have counted, as OpenMetrics text",
-        description="Show what running instances have counted, as OpenMetrics text. Without INSTANCE all are"
-        f" shown that have a control socket in {DIRECTORY}; one that does not answer has"
-        " cvqd_up 0. The textfile is in Prometheus's older text format, which is what node_exporter reads;"
-        " over HTTP a scraper has its choice, and --listen needs prometheus-client (pip install"
-        " 'cvqd[prometheus]').",
+        description="Show what running instances have counted, as OpenMetrics text. Without INSTANCE,"
+        f" show all that have a control socket in {DIRECTORY}; one that does not answer has"
+        " cvqd_up 0. The textfile is in Prometheus's older text format, which node_exporter reads; over HTTP"
+        " the scraper chooses the format. --listen needs prometheus-client (pip install 'cvqd[prometheus]').",
         epilog="Exit status: 0 all instances answered; 69 or 75 one did not, or prometheus-client is not"
         " installed; 71 the address cannot be listened on; 73 the textfile cannot be written; 77 no"
         " permission to ask.",
@@ -45,13 +44,13 @@ def add(verbs: Verbs) -> None:
     to.add_argument(
         "--textfile",
         metavar="DIR",
-        help=f"write {TEXTFILE} for node_exporter's textfile collector here, in one step",
+        help=f"write {TEXTFILE} into this directory in one step, for node_exporter's textfile collector",
     )
     to.add_argument(
         "--listen",
         metavar="HOST:PORT",
         type=_address,
-        help="answer scrapes over HTTP until interrupted, each with what instances say then; port 0 is any",
+        help="answer scrapes over HTTP until interrupted, asking the instances each time; port 0 is any",
     )
 
 

@@ -24,12 +24,12 @@ def add(verbs: Verbs) -> None:
     probe = verbs.add_parser(
         "probe",
         help="show a device and where its control queue can live; resets the device",
-        description="Open a device and show its features, those that a guest is not offered and why, its"
+        description="Open a device and show its features, which of them a guest is not offered and why, its"
         " virtqueue groups, and whether the control queue can have an address space of its own. Without"
-        " DEVICE every vhost-vdpa device of this machine is shown, in JSON as a list.\n\n"
-        "A probe resets the device. One that somebody uses is left alone.",
-        epilog="Exit status: 0 what was asked for is shown; 69 no such device; 75 somebody uses it; 77 no"
-        " permission; 78 it is not a vhost-vdpa network device.",
+        " DEVICE, show every vhost-vdpa device of this machine, with --json as a list.\n\n"
+        "A probe resets the device. A device that is in use is left alone.",
+        epilog="Exit status: 0 every device is shown; 69 no such device; 75 it is in use; 77 no permission;"
+        " 78 it is not a vhost-vdpa network device, or the configuration is wrong.",
     )
     probe.set_defaults(verb=_probe)
     which = probe.add_mutually_exclusive_group()

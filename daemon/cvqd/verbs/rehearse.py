@@ -35,13 +35,13 @@ def add(verbs: Verbs) -> None:
         "rehearse",
         help="move a running guest to another device, and back, to learn how that goes",
         description="Move a running guest to a target of its configuration while its front-end stays"
-        " connected. JSON on standard output says of each move what its phases took, how long no data queue"
-        " ran, how many commands were replayed, the state's digest before and after, and where the guest is."
-        " The first move that fails is the last; the guest is taken back to where it was. Ctrl-C ends the"
-        " waiting and not the rehearsal.",
+        " connected. For each move, JSON on standard output tells how long its phases took, how long no data"
+        " queue ran, how many commands were replayed, the state's digest before and after, and where the"
+        " guest is. The first move that fails is the last; the guest then goes on where it was before that"
+        " move, if it can. Ctrl-C ends the waiting, not the rehearsal.",
         epilog="Exit status: 0 every move passed; 69 no such instance runs; 75 nothing happened to the guest,"
-        " with the reason; 77 no permission to ask; after a move that failed 1 with the guest where it was at"
-        " the beginning, 2 with the guest on the other device, 3 on neither until its next kick.",
+        " with the reason; 77 no permission to ask; after a move that failed: 1 the guest is where it was at"
+        " the beginning, 2 it is on the other device, 3 it is on neither until its next kick.",
     )
     rehearse.set_defaults(verb=_rehearse, wrong=rehearse.error)
     instances.choose(rehearse, one=True)
@@ -51,16 +51,16 @@ def add(verbs: Verbs) -> None:
         required=True,
         help="where to: one of the configuration's `targets`, or `device` for its device",
     )
-    rehearse.add_argument("--back", action="store_true", help="and back to where the guest is now")
+    rehearse.add_argument("--back", action="store_true", help="then move it back to where it is now")
     rehearse.add_argument(
         "--times",
         metavar="N",
         type=up_to(MOST_ROUNDS),
         default=1,
-        help=f"so many rounds, 1 to {MOST_ROUNDS}, with --back or --dry",
+        help=f"repeat for N rounds, 1 to {MOST_ROUNDS}; more than one needs --back or --dry",
     )
     rehearse.add_argument(
-        "--dry", action="store_true", help="only suspend the device, compare with the target, and resume"
+        "--dry", action="store_true", help="only suspend the device, compare it with the target, and resume"
     )
 
 

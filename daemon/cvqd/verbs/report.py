@@ -24,7 +24,7 @@ def add(verbs: Verbs) -> None:
         help="read logs back: migrations and rehearsals, blackouts, anomalies",
         description="Read the log lines of one or more daemons and show what happened to their guests: each"
         " move with its phases and its blackout, and everything that is odd. Lines of other programs are"
-        " passed over.",
+        " ignored.",
         epilog="Exit status: 0 all is well; 1 a move failed or something is odd; 65 no line is cvqd's; 66 a"
         " log cannot be read; 73 the page cannot be written.",
     )
@@ -36,8 +36,8 @@ def add(verbs: Verbs) -> None:
         help="JSON lines of cvqd or of journalctl -o json, plain or gzip, in any order; - is standard input",
     )
     form = report.add_mutually_exclusive_group()
-    form.add_argument("--json", action="store_true", help="one object, its keys stay")
-    form.add_argument("--html", metavar="FILE", help="write one page with pictures")
+    form.add_argument("--json", action="store_true", help="one object, whose keys are stable")
+    form.add_argument("--html", metavar="FILE", help="write one self-contained page with pictures")
 
 
 def _report(options: argparse.Namespace) -> int:

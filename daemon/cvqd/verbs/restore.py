@@ -21,17 +21,17 @@ def add(verbs: Verbs) -> None:
     """Declare the verb."""
     restore = verbs.add_parser(
         "restore",
-        help="have an instance's next start go on from a snapshot",
-        description="Have the next start of an instance's device go on from a snapshot, as if the driver that"
-        " left that state came back, whatever its rings look like. A driver that resets the device first, or"
-        " that took other features, begins anew.",
+        help="have an instance's next start continue from a snapshot",
+        description="Have the next start of an instance's device continue from a snapshot, as if the driver"
+        " that left that state came back, whatever its rings look like. A driver that resets the device"
+        " first, or that took other features, begins anew.",
         epilog="Exit status: 0 the state waits for a driver; 65 the file is not a snapshot, or the device or"
-        " the site's policy cannot have that state; 66 the file cannot be read; 69 no such instance runs; 75"
-        " a guest's driver is running; 77 no permission to ask.",
+        " the site's policy does not allow that state; 66 the file cannot be read; 69 no such instance runs;"
+        " 75 a guest's driver is running; 77 no permission to ask.",
     )
     restore.set_defaults(verb=_restore)
     instances.choose(restore, one=True)
-    restore.add_argument("file", metavar="FILE", help="what `snapshot take` wrote")
+    restore.add_argument("file", metavar="FILE", help="a file that `snapshot take` wrote")
 
 
 def _restore(options: argparse.Namespace) -> int:

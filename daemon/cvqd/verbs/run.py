@@ -20,12 +20,14 @@ def add(verbs: Verbs) -> None:
         "run",
         help="serve one device until a signal",
         description="Open the configured device, make the vhost-user socket and the control socket, and serve"
-        " one front-end after the other until a signal ends it. The device is held all the time, also while"
+        " one front-end after another until a signal arrives. The device stays open all the time, even while"
         " no front-end is connected.\n\n"
-        "Where the control queue cannot be isolated, the configuration decides: by default nothing starts.",
+        "If the control queue cannot be isolated, the configuration decides; by default the daemon does not"
+        " start.",
         epilog="Exit status: 0 a signal ended it; 69 no such device, or it was removed; 71 the system or the"
-        " device refused a call; 73 a socket cannot be made; 75 somebody uses the device; 77 no permission;"
-        " 78 the configuration is wrong, or the control queue cannot be isolated.",
+        " device refused a call; 73 a socket or the state file cannot be made; 75 the device or the state"
+        " directory is in use; 77 no permission; 78 the configuration is wrong, or the control queue cannot"
+        " be isolated.",
     )
     run.set_defaults(verb=_run)
     run.add_argument("--config", metavar="FILE", required=True, help="configuration of the instance")

@@ -19,42 +19,46 @@ if TYPE_CHECKING:
 def add(verbs: Verbs) -> None:
     """Declare the verb."""
     snapshot = verbs.add_parser(
-        "snapshot", help="write down what a guest's device is, and look at what was written down"
+        "snapshot", help="save the state of a guest's device to a file; show and compare such files"
     )
     verbs = snapshot.add_subparsers(title="verbs", metavar="VERB", dest="of_snapshot", required=True)
 
     take = verbs.add_parser(
         "take",
-        help="write the state of an instance's device to a file",
-        description="Write the state of an instance's device to a file: everything that control commands"
+        help="save the state of an instance's device to a file",
+        description="Save the state of an instance's device to a file: everything that control commands"
         " changed, the guest's features and configuration space, and where each ring stands. The guest is"
-        " not stopped for it; where the rings of a running guest stand is not known.",
+        " not stopped, so the file does not say where its running rings stand.",
         epilog="Exit status: 0 the file is written; 69 no such instance runs; 73 the file cannot be written;"
         " 75 no guest's driver has been there, or its state is uncertain now; 77 no permission to ask.",
     )
     take.set_defaults(verb=_take)
     instances.choose(take, one=True)
-    take.add_argument("file", metavar="FILE", help="it holds the key of a hash too and is for its owner only")
+    take.add_argument(
+        "file", metavar="FILE", help="file to write; only its owner can read it, as it may hold a hash key"
+    )
 
     show = verbs.add_parser(
         "show",
-        help="show what a file holds",
+        help="show what a snapshot holds",
         epilog="Exit status: 0 it is shown; 65 it is not a snapshot; 66 it cannot be read.",
     )
     show.set_defaults(verb=_show)
-    show.add_argument("file", metavar="FILE", help="what `snapshot take` wrote")
-    show.add_argument("--json", action="store_true", help="the same keys as those of status")
+    show.add_argument("file", metavar="FILE", help="a file that `snapshot take` wrote")
+    show.add_argument("--json", action="store_true", help="show it as JSON, with the keys of `cvqd status`")
 
     diff = verbs.add_parser(
         "diff",
-        help="compare two files; where they were taken does not count",
+        help="compare two snapshots, whatever devices they were taken from",
         epilog="Exit status: 0 they are equal; 1 they differ; 65 one is not a snapshot; 66 one cannot be"
         " read.",
     )
     diff.set_defaults(verb=_diff)
-    diff.add_argument("before", metavar="A", help="one file")
-    diff.add_argument("after", metavar="B", help="the other")
-    diff.add_argument("--json", action="store_true", help="both values of every key that differs")
+    diff.add_argument("before", metavar="A", help="one snapshot")
+    diff.add_argument("after", metavar="B", help="the other one")
+    diff.add_argument(
+        "--json", action="store_true", help="show both values of every key that differs, as JSON"
+    )
 
 
 def read(file: str) -> bytes:

@@ -21,11 +21,12 @@ def add(verbs: Verbs) -> None:
     status = verbs.add_parser(
         "status",
         help="show running instances",
-        description="Show what running instances are and have done: the device, what the guest is not"
-        " offered of it and why, the isolation of each queue, tracked state, counters and the last commands."
-        f" Without INSTANCE all are shown that have a control socket in {DIRECTORY},"
-        " several in a table of one line each, in JSON as a list.",
-        epilog="Exit status: 0 what was asked for is shown; 69 no such instance runs; 75 it does not answer;"
+        description="Show what running instances are and have done: the device, which of its features the"
+        " guest is not offered and why, the isolation of each queue, tracked state, counters and the last"
+        " commands."
+        f" Without INSTANCE, show all that have a control socket in {DIRECTORY}:"
+        " several in a table, one line each; with --json as a list.",
+        epilog="Exit status: 0 every instance is shown; 69 no such instance runs; 75 it does not answer;"
         " 77 no permission to ask it.",
     )
     status.set_defaults(verb=_status)

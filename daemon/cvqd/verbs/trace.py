@@ -29,11 +29,12 @@ def add(verbs: Verbs) -> None:
         "trace",
         help="show every control command as it passes",
         description="Show every control command of a guest as it passes, until interrupted: when it was"
-        " answered (UTC), its number, name, outcome, the time it took, its fields, what the device returned"
-        " and why it was refused. With --pcap every command becomes two packets of a capture that Wireshark"
-        " opens.",
+        " answered (UTC), its number, name and outcome, the time it took, its fields, what the device"
+        " returned, and why it was refused. With --pcap, every command becomes two packets of a capture that"
+        " Wireshark opens.",
         epilog="Exit status: 0 interrupted, or --count was reached; 69 no such instance runs, or it ended;"
-        " 73 the capture cannot be written; 75 too many follow it already; 77 no permission to ask it.",
+        " 73 the capture cannot be written; 75 too many clients follow it already; 77 no permission to ask"
+        " it.",
     )
     trace.set_defaults(verb=_trace)
     instances.choose(trace, one=True)
@@ -41,9 +42,9 @@ def add(verbs: Verbs) -> None:
     trace.add_argument(
         "--pcap",
         metavar="FILE",
-        help="write a pcapng capture too; to standard output, and nothing else, for -",
+        help="write a pcapng capture too; - writes it to standard output, and nothing else there",
     )
-    trace.add_argument("--count", metavar="N", type=up_to(), help="end after so many commands")
+    trace.add_argument("--count", metavar="N", type=up_to(), help="end after N commands")
 
 
 def _trace(options: argparse.Namespace) -> int:

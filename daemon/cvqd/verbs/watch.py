@@ -28,10 +28,10 @@ def add(verbs: Verbs) -> None:
         "watch",
         help="follow a running instance on the terminal",
         description="Follow a running instance: its state, what its guest asks and how often, and its log as"
-        " it is written. q, or Ctrl-C, ends it. While the instance is gone, the screen waits for it. Where"
-        " standard output is not a terminal, each log line is shown as it comes, until the instance ends.",
-        epilog="Exit status: 0 it was told to end; 69 no such instance runs, or it ended; 75 too many follow"
-        " it already; 77 no permission to ask it.",
+        " it is written. Press q or Ctrl-C to end. If the instance ends, the screen waits for its return. If"
+        " standard output is not a terminal, log lines are printed as they come, until the instance ends.",
+        epilog="Exit status: 0 q or Ctrl-C ended it; 69 no such instance runs, or it ended; 75 too many"
+        " clients follow it already; 77 no permission to ask it.",
     )
     watch.set_defaults(verb=_watch)
     instances.choose(watch, one=True)
