@@ -1,1 +1,1 @@
-"""One device and its guest: how it is taken, started, driven, kept and stopped."""
+"""One device and its guest: opening, starting, driving and stopping it, and keeping its state."""

@@ -1,7 +1,7 @@
-"""The devices of one instance, by the names that its configuration gives them.
+"""The devices of one instance, by their names in its configuration.
 
-``device`` is the one that the daemon begins with, the others are targets.  One
-is open while its guest stays where it is, two while it moves.
+The daemon starts with ``device``; the others are targets.  One device is open
+normally, two while the guest moves.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ class DeviceLog(EventLog, Protocol):
     """A log whose lines name the device that the guest is on."""
 
     def set_device(self, device: str) -> None:
-        """Name another device in the lines to come."""
+        """Name this device in all further lines."""
 
 
 class Devices:
-    """Opens devices by name; made by ``opened``, which closes those that are left."""
+    """Opens devices by name; made by ``opened``, which closes those still open at the end."""
 
     def __init__(self, configs: Mapping[str, DeviceConfig], log: DeviceLog, nursery: trio.Nursery) -> None:
         self._configs = configs
@@ -57,15 +57,15 @@ class Devices:
                 nursery.cancel_scope.cancel()
 
     async def take(self, name: str, limits: Limits) -> OwnedDevice:
-        """Open and inspect a device; RequestError for no such name, DeviceError where it cannot be had.
+        """Open and inspect a device; RequestError for an unknown name, DeviceError if it cannot be opened.
 
-        OSError where the system has no memory or descriptor for it.
+        OSError if the system has no memory or descriptor for it.
         """
         device = await self.open(name)
         try:
             return await OwnedDevice.take(device, limits, self._log, name)
         except BaseException:
-            # its memory and descriptors may be more than the system has
+            # the system may have run out of memory or descriptors
             await self.close(device)
             raise
 
@@ -76,7 +76,7 @@ class Devices:
             raise RequestError(f"there is no device {name!r}, only {', '.join(sorted(self._configs))}")
         device: VdpaDevice
         if isinstance(config, CharDevice):
-            # its modules are not loaded where the simulator runs
+            # not loaded where only the simulator runs
             from cvqd.host.vdpa import CharDevice as OpenCharDevice  # noqa: PLC0415
             from cvqd.host.vdpa_node import find_node  # noqa: PLC0415
 
@@ -89,13 +89,13 @@ class Devices:
         return device
 
     async def close(self, device: VdpaDevice) -> None:
-        """Give a device up; who is cancelled does that first."""
+        """Close a device, even if the caller is cancelled."""
         self._open.remove(device)
         with trio.CancelScope(shield=True):
             await device.aclose()
 
     def moved(self, device: OwnedDevice) -> None:
-        """Name the device that the guest is on now in the log."""
+        """Have the log name the device that the guest is on now."""
         self._log.set_device(self._label(device.name))
 
     def _label(self, name: str) -> str:

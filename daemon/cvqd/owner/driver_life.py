@@ -1,10 +1,10 @@
-"""One driver's life on the device: the state it made of it, and what the next driver begins with.
+"""One driver's life on the device: the state it has set, and what the next driver begins with.
 
-A life ends with a reset by the driver, or shows its end at the next start:
-only a driver that starts over has rings that were never used.  A start within
-a life puts the tracked state back, also one that another process kept; the
-first start of a life begins from what the device says of itself after a reset,
-and from what the site demands.
+A life ends when the driver resets the device, or is found to have ended at the
+next start: only a new driver has rings that were never used.  A start within a
+life replays the tracked state, even one kept by an earlier process; the first
+start of a life begins from the device's state after a reset and from what the
+site's policy demands.
 """
 
 from __future__ import annotations
@@ -38,23 +38,23 @@ if TYPE_CHECKING:
     from cvqd.wire.net_control import Command
 
 
-#: what a process says of the first driver it sees, if it knows of none before
+#: why the first driver's life begins in a process that knows of none before
 SERVICE_STARTED: Final = "the service started"
 
 
 class _Loaded(NamedTuple):
-    """Features of the driver whose state it is, and how it came."""
+    """Features of the driver whose state was loaded, and by whom (``how`` in the log)."""
 
     features: int
     how: str
 
 
 class DriverLife:
-    """Tracked state and configuration space, from the guest's side of them."""
+    """Tracked state and configuration space as the guest sees them."""
 
     def __init__(self, device: OwnedDevice, limits: Limits, log: EventLog, kept: StateKeeper) -> None:
         self.limits = limits
-        #: where the driver lives now
+        #: the device that the driver is on now
         self.device = device
         self._log = log
         self.kept = kept
@@ -63,7 +63,7 @@ class DriverLife:
         self._own_mac = loaded.mac if loaded else self.state.mac
         self._begins: str | None = None if loaded else SERVICE_STARTED
         self._present = False
-        #: whose state was loaded and is not in use yet
+        #: set while loaded state is not in use yet
         self._loaded: _Loaded | None = None
 
     @property
@@ -77,19 +77,19 @@ class DriverLife:
         return self.limits.site.allowing(self._own_mac)
 
     def config(self) -> bytes:
-        """Configuration space as the guest is to see it.
+        """Configuration space as the guest sees it.
 
-        A driver that is about to begin reads the address that the device has after a reset: its own
-        life starts from there, whatever the one before it set.
+        A driver that is about to begin sees the MAC address that the device has after a reset, whatever
+        the driver before it set.
         """
         known = self._present or self._loaded is not None
         state = self.state if known else self._reset_state()
         return config_space.overlay(self.device.config, self.device.offer, state)
 
     def config_changed(self) -> None:
-        """Take in what the device announced."""
+        """Note that the device's configuration has changed."""
         if self.device.announces and self.state.announce:
-            # one acknowledgement answers one bit: from here on it is the device's
+            # the guest acknowledges once: the device's own announce bit replaces ours
             self.ledger.announced()
 
     def raise_announce(self) -> None:
@@ -99,10 +99,10 @@ class DriverLife:
             self.kept.compact(self.ledger)
 
     def left(self, reason: str | None = None) -> None:
-        """Note that whoever reads the configuration next is a driver at its beginning.
+        """Note that the next to read the configuration may be a new driver.
 
-        With a ``reason`` that is certain and the next start begins from the device's reset state;
-        without, the rings will tell.
+        With a ``reason`` it certainly is, and the next start begins from the device's reset state;
+        without one the rings will tell.
         """
         self._present = False
         if reason is not None:
@@ -111,20 +111,20 @@ class DriverLife:
             self.kept.end()
 
     def load(self, state: TrackedState, features: int, how: str) -> None:
-        """Go on, at the next start, from what another device was for a driver with these features.
+        """Continue, at the next start, from another device's state, set by a driver with these features.
 
-        Its rings may look as if they had never been used.  ``how`` is as in the log.
+        Its rings may look as if they had never been used.  ``how`` is the log's field.
         """
         self.ledger = Ledger(state)
         self._own_mac = self._reset_state().mac
         self._begins = None
         self._present = False
         self._loaded = _Loaded(features, how)
-        # what an earlier process kept is of another guest, or older
+        # what an earlier process kept belongs to another guest or is older
         self.kept.end()
 
     def unload(self, reason: str, how: str | None = None) -> None:
-        """Give up state that was loaded (``how``, or in any way), unless a driver uses it by now."""
+        """Discard loaded state, unless a driver uses it by now; with ``how``, only if it was loaded so."""
         if self._loaded is None or how not in (None, self._loaded.how):
             return
         self._log.emit("snapshot.unused", digest=self.state.digest(), reason=reason)
@@ -133,7 +133,7 @@ class DriverLife:
         self.ledger = Ledger(self._reset_state())
 
     def check_features(self, features: int) -> None:
-        """FrontendError where loaded state is another driver's; it is given up then."""
+        """FrontendError if the loaded state is of a driver with other features; it is discarded then."""
         if self._loaded is None or features == self._loaded.features:
             return
         other = ", ".join(feature_names(features ^ self._loaded.features))
@@ -142,31 +142,31 @@ class DriverLife:
         raise FrontendError("SET_FEATURES", reason)
 
     def rings_are(self, *, initial: bool) -> None:
-        """Note what the rings tell at a start."""
+        """Note at a start whether every ring is ``initial``, as only a new driver's are."""
         if initial and self._loaded is None:
             self._begins = self._begins or "every ring is initial"
         elif self._begins == SERVICE_STARTED and not initial:
             self._log.emit("state.unknown")
 
     def moved(self, device: OwnedDevice) -> None:
-        """Note that the driver lives on another device; the address it began with stays the guest's own."""
+        """Note that the driver is on another device; the guest keeps the MAC address it began with."""
         announces = self.device.announces
         self.device = device
         self.limits = replace(self.limits, mac=self._own_mac)
         if announces:
-            # nobody else would ask the guest any more
+            # the request of the old device is still open
             self.raise_announce()
 
     def stayed(self, *, widened: bool) -> None:
-        """Note that it lives where it did: what another device was told meanwhile is not so here."""
+        """Note that a move failed; ``widened`` is how it was on this device before."""
         self.ledger.widened(widened=widened)
 
     def stopped(self) -> None:
-        """Note that the device was reset: what is tracked is what a start will make of it."""
+        """Note that the device was reset: the next start replays the tracked state."""
         self.ledger = Ledger(self.state)
 
     def runs(self, guest_features: int) -> None:
-        """Note that the driver is there; what it sets from now on is kept."""
+        """Note that the driver runs; what it sets from now on is kept."""
         self._present = True
         self._loaded = None
         self.kept.begin(KeptState(guest_features, self._own_mac, self.state))
@@ -179,7 +179,7 @@ class DriverLife:
         word = run.plan.features
         loaded = self.kept.loaded
         if loaded is not None and loaded.guest_features != guest_features:
-            # virtio 1.3 §3.1.1: only a driver that begins negotiates
+            # virtio 1.3 §3.1.1: only a driver that starts over negotiates features
             self._begins = self._begins or "the driver has other features than the one whose state was kept"
         if self._begins is not None:
             commands = self.limits.site.opening(meant(guest_features), word)

@@ -1,4 +1,4 @@
-"""Guest memory: in the device's address space 0, and readable here, region by region."""
+"""Guest memory: mapped in the device's address space 0 and readable here, region by region."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class GuestMemory:
-    """The regions that a front-end gave, by guest-physical address."""
+    """The regions that a front-end shared, by guest-physical address."""
 
     def __init__(self, device: OwnedDevice, log: EventLog) -> None:
         self.space = AddressSpace()
@@ -34,11 +34,11 @@ class GuestMemory:
         return sum(len(extent.view) for extent in self.space.extents)
 
     def displaces(self, added: Mapping[int, SharedMemory]) -> bool:
-        """Whether these regions lie where the shadow memory is (it shares the guest's address space then)."""
+        """Whether these regions overlap shadow memory in the same address space."""
         return any(self.device.shadow.overlaps(GUEST_ASID, start, len(part)) for start, part in added.items())
 
     def check_reach(self, request: str, regions: tuple[MemoryRegion, ...]) -> None:
-        """Hold regions to the device's addresses; FrontendError blames ``request``."""
+        """FrontendError, blaming ``request``, if a region is outside the device's IOVA range."""
         first, last = self.device.facts.iova
         for region in regions:
             if region.guest_address < first or region.guest_address + region.size - 1 > last:

@@ -1,4 +1,4 @@
-"""How a device is brought up: from the guest's rings to commands that are relayed.
+"""How a device is brought up: from the guest's rings to relayed commands.
 
     plan       place the shadow queue's memory, make the doorbells
     bring up   start the device with only its control queue enabled, put the state back
@@ -45,9 +45,9 @@ class Launch:
     async def start(self, data: list[GuestRing], control: GuestRing | None, *, pairs: int = 1) -> None:
         """Start the owner's device on the guest's rings; after a DeviceError or GuestError it is reset.
 
-        FrontendError where the state of a driver with other features was loaded.
+        FrontendError if the state of a driver with other features was loaded.
 
-        ``pairs`` is how many queue pairs are to run where the guest has no control queue to say it.
+        ``pairs`` is how many queue pairs are to run if the guest has no control queue to set it with.
         """
         owner = self._owner
         life, space = owner.life, owner.memory.space
@@ -62,12 +62,12 @@ class Launch:
         goes_on = life.kept.loaded is not None
         run = await self._all(data, control, pairs)
         if goes_on:
-            # the process before may have published an answer and then been killed before it called
+            # an earlier process may have been killed after publishing an answer, before calling the guest
             run.call_guest()
         self.tell_started(begun)
 
     async def start_again(self, run: Run, bases: Mapping[int, int]) -> None:
-        """Go on with a run that was ended and halted, where its rings stand; after an error nothing runs."""
+        """Restart a run that was ended and halted where its rings stand; after an error nothing runs."""
         await self._all(*run.rings_at(bases), self._owner.state.pairs)
 
     def tell_started(self, begun: int) -> None:
@@ -97,17 +97,17 @@ class Launch:
     # steps
 
     async def plan(self, device: OwnedDevice, data: list[GuestRing], control: GuestRing | None) -> Run:
-        """A run on a device, to be brought up and enabled; stop its device after an error."""
+        """A run on a device, still to be brought up and enabled; the caller stops it after an error."""
         await device.place_shadow()
         return Run(device, device.word(self._owner.features, self._owner.life.limits), data, control)
 
     async def bring_up(self, run: Run, pairs: int) -> None:
         """Start the run's device with only its control queue enabled, and put the driver's state back."""
         owner, device = self._owner, run.device
-        # cvqd drives the device's control queue where the guest's does not come this far
+        # cvqd drives the device's control queue itself where the guest's is not ours to relay
         driven = owner.guest_cvq is None and run.queue is not None
         await lifecycle.bring_up(device.device, device.facts, device.mappings, device.isolation, run.plan)
-        # a reset may unbind it (vduse_dev_reset, pds_vdpa_set_status); what it missed is read next
+        # a reset may unbind it (vduse_dev_reset, pds_vdpa_set_status); a change missed meanwhile is read next
         await device.device.set_config_call(owner.config_call)
         await device.read_config()
         await owner.life.restore(run, owner.features, pairs if driven else None)
@@ -116,7 +116,7 @@ class Launch:
     async def enable(self, run: Run) -> None:
         """Let the guest's data rings run; the run's device is the guest's from now on."""
         await lifecycle.enable_data(run.device.device, run.device.facts, run.plan)
-        # a ring that was left out gets its own values when it is taken in, which is another start
+        # a ring that is added later gets its values then: that is another start
         rings = {ring.index for ring in run.plan.data}
         commands = replay_running(self._owner.state, run.plan.features)
         await self._owner.life.put_back(run, [command for command in commands if command.queue in rings])

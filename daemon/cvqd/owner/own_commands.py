@@ -1,4 +1,4 @@
-"""Commands of our own: what cvqd says where a front-end keeps its guest's control queue to itself.
+"""Commands of our own, for front-ends that keep their guest's control queue to themselves.
 
 QEMU's ``-netdev vhost-user``, cloud-hypervisor and DPDK's virtio-user execute
 their guest's control commands themselves and offer it no CTRL_VQ of ours.  The
@@ -42,10 +42,9 @@ def opening(device_features: int, pairs: int, *, promiscuous: bool) -> list[Comm
 
 
 def pairs_of(usable: Collection[int], most: int) -> int:
-    """Queue pairs, 1 to ``most``, that take in every pair of which both rings are ``usable``.
+    """Smallest number of queue pairs, 1 to ``most``, that covers every pair with both rings ``usable``.
 
-    A device has no other switch for a pair than their number: one that is off below another that is on
-    stays on.
+    A device can switch pairs only by their number: a pair that is off below one that is on stays on.
     """
     complete = (pair for pair in range(most) if 2 * pair in usable and 2 * pair + 1 in usable)
     return max(complete, default=0) + 1
@@ -73,7 +72,7 @@ class OwnQueue:
         await answered.wait()
         return status[0]
 
-    # what the relay asks of a guest's queue
+    # what the relay needs of a guest's queue
 
     def pop(self) -> Chain | None:
         """Next command that was not taken yet."""
@@ -84,6 +83,6 @@ class OwnQueue:
         self._returned.append(chain.head)
 
     def publish(self) -> None:
-        """Let who waits see the answer."""
+        """Wake the callers whose commands were answered."""
         while self._returned:
             self._open.pop(self._returned.pop()).set()

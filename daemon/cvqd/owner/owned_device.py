@@ -1,7 +1,7 @@
-"""One device that is open and ours: what it says of itself, and what it was given.
+"""One open device of ours: what it reports about itself, and what it was given.
 
-Everything here is true of this device and of no other.  ``Owner`` has one that
-its guest runs on; a switchover prepares the next beside it.
+Everything here concerns this device only.  ``Owner`` has the one that its guest
+runs on; a switchover prepares the next beside it.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class OwnedDevice:
             masked=[f"{entry.name}: {entry.reason}" for entry in owned.offer.masked],
             backend=backend_names(facts.backend_features),
         )
-        # which group a ring is in may hang on the features: mlx5_vdpa, without MQ, says that its control
+        # which group a ring is in may depend on the features: mlx5_vdpa, without MQ, says that its control
         # queue is ring 2 (``is_ctrl_vq_idx``, drivers/vdpa/mlx5/net/mlx5_vnet.c)
         await lifecycle.negotiate(device, owned.offer.device_word(owned.offer.features, facts.features))
         await owned.judge()
@@ -81,19 +81,19 @@ class OwnedDevice:
 
     @property
     def announces(self) -> bool:
-        """Whether the device itself waits for its driver to announce itself."""
+        """Whether the device itself asks its driver to announce itself."""
         if self.offer.emulated & mask_of(Feature.STATUS, Feature.GUEST_ANNOUNCE):
             return False
         return bool(net_config.decode(self.config).status & LinkStatus.ANNOUNCE)
 
     def word(self, guest_features: int, limits: Limits) -> int:
-        """Features to acknowledge for what the guest took and what the daemon has to be able to say."""
+        """Features to acknowledge on the device: the guest's, and those that our own commands need."""
         word = self.offer.device_word(guest_features, self.facts.features)
         word |= limits.site.features & self.offer.features
         return word | Feature.CTRL_MAC_ADDR.mask if limits.mac and self.sets_mac else word
 
     async def judge(self) -> None:
-        """Judge isolation; IsolationError where the policy requires what cannot be had."""
+        """Judge isolation; IsolationError if the policy requires it and the device cannot provide it."""
         has_cvq = bool(self.offer.features & Feature.CTRL_VQ.mask)
         index = self.offer.device_cvq_index if has_cvq else None
         before = self.isolation
@@ -114,7 +114,7 @@ class OwnedDevice:
         self._log.emit("isolation.shared", queue=found.cvq.index, reason=found.reason)
 
     async def negotiate(self, word: int) -> None:
-        """Try a feature word on the device and judge again; DeviceError refuses it."""
+        """Try a feature word on the device and judge again; DeviceError if the device refuses it."""
         await lifecycle.negotiate(self.device, word)
         await self.mappings.restore()
         await self.judge()

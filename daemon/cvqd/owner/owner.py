@@ -1,9 +1,9 @@
 """The owner of one device: what its guest has negotiated and shared, what runs, and how it stops.
 
-It keeps what outlives a front-end and a device: guest memory and the driver's
-life.  What is true of one device only is ``owned_device``'s, and how a device
-is brought up ``launch``'s.  It knows rings and memory but no vhost-user
-message; those are ``conversation``'s.
+It keeps what stays the same when the guest moves to another device: its memory
+and the driver's life.  What concerns one device only is in ``owned_device``, and
+bringing a device up is in ``launch``.  It knows rings and memory but no
+vhost-user messages; those are in ``frontend.conversation``.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 
 class Owner:
-    """Owns the device it is given first; one task at a time may call its async methods."""
+    """Owns the device its guest is on; one task at a time may call its async methods."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class Owner:
     ) -> None:
         #: the device that the guest runs on, or will
         self.current = device
-        #: the guest's features, without bit 30, and without CTRL_VQ while its front-end keeps the queue
+        #: the guest's features, without bit 30, and without CTRL_VQ if its front-end keeps that queue
         self.features = 0
         #: on trio's clock
         self._patient_until = inf
@@ -62,9 +62,9 @@ class Owner:
         self.life = DriverLife(device, limits, log, kept or NothingKept())
         self.recovery = Recovery()
         self._run: Run | None = None
-        #: eventfd for configuration interrupts, -1 while nobody takes them
+        #: eventfd for configuration interrupts, -1 while nobody listens
         self.config_call = -1
-        #: set, and replaced, whenever the guest is on another device
+        #: set, and replaced, whenever the guest has moved to another device
         self.moved = trio.Event()
 
     # what is known
@@ -86,16 +86,16 @@ class Owner:
 
     @property
     def patience(self) -> float:
-        """Seconds that a stop waits for the answers of a device, if no deadline comes before."""
+        """Seconds that a stop waits for the device's answers, unless a deadline comes first."""
         return max(0.0, self._patient_until - trio.current_time())
 
     @property
     def guest_cvq(self) -> int | None:
-        """Index of the guest's control queue for its features."""
+        """Index of the guest's control queue, None without one."""
         return self.cvq_with(self.features)
 
     def cvq_with(self, guest_features: int) -> int | None:
-        """Index of the control queue of a guest with these features."""
+        """Index of the control queue of a guest with these features, None without one."""
         if not guest_features & Feature.CTRL_VQ.mask:
             return None
         return control_queue_index(guest_features, self.current.offer.max_pairs)
@@ -112,27 +112,27 @@ class Owner:
         return queue.quarantined if queue else 0
 
     async def ailment(self) -> str | None:
-        """Why the running device has to be reset, None if it has not or does not run."""
+        """Why the running device has to be reset; None if it is well or does not run."""
         run = self._run
         return await self.recovery.needed(run.device.device, run.queue) if run else None
 
     def word(self, guest_features: int) -> int:
-        """Features that the device would have to take for these of a guest."""
+        """Features to acknowledge on the device for a guest with these."""
         return self.current.word(guest_features, self.life.limits)
 
     # what is asked for
 
     def amend(self, *, site: SitePolicy, deadline: float) -> None:
-        """Judge by other rules and wait for another time from the next command on.
+        """Apply another site policy and deadline from the next command on.
 
-        What the guest has set already stays; the pairs that it is offered do too.
+        What the guest has already set stays, and so does the number of pairs it is offered.
         """
         self.life.limits = replace(self.life.limits, site=site, deadline=deadline)
         if self._run is not None:
             self._run.amend(self.life.site, deadline)
 
     def check_site(self) -> None:
-        """Say which of the site's rules this device cannot keep, and which its guest went beyond before."""
+        """Log which of the site's rules this device cannot enforce, and which its guest already exceeds."""
         for rule, feature in self.life.site.needs.items():
             if not self.current.offer.features & feature.mask:
                 self._log.emit("policy.not_enforced", rule=rule, feature=feature.name)
@@ -142,7 +142,7 @@ class Owner:
                 self._log.emit("policy.exceeded", rules=rules, digest=self.state.digest())
 
     async def negotiate(self, guest_features: int) -> None:
-        """Take the guest's features, of those on offer; DeviceError if the device will not have them."""
+        """Take the guest's features, a subset of the offer; DeviceError if the device refuses them."""
         await self.current.negotiate(self.word(guest_features))
         self.features = guest_features
         self._log.emit("frontend.negotiated", features=feature_names(guest_features))
@@ -161,9 +161,9 @@ class Owner:
         self._run = run
 
     async def halt(self, run: Run, *, failed: bool = False) -> dict[int, int] | None:
-        """Reset the device of a run that was ended; what it says of its data rings, None if nothing.
+        """Reset the device of an ended run; where it says that its data rings stand, None if it does not.
 
-        What it refuses on the way there is told, and no reason not to go on: a reset is tried all the same.
+        Its errors on the way are logged, and the reset is tried all the same.
         """
         self._run = None
         told = None
@@ -175,7 +175,7 @@ class Owner:
         return told
 
     async def set_pairs(self, pairs: int) -> None:
-        """Let this many queue pairs run, if nobody but cvqd can; what the device says to it is in the log."""
+        """Run this many queue pairs, if cvqd drives the control queue; the device's answer is in the log."""
         run = self._run
         if run is None or run.own is None or pairs == self.state.pairs:
             return
@@ -193,10 +193,10 @@ class Owner:
         self._log.emit("announce.raised", digest=self.state.digest())
 
     def ends(self, patience: float) -> None:
-        """The device goes away: the next stop is the last one, and everything the guest asked is answered.
+        """Note that the device goes away: the next stop is the last, and answers all of the guest's commands.
 
-        However many stops that takes, they wait ``patience`` seconds together for the device's answers, if
-        no deadline comes before; so does one that waits already.
+        All stops from now on, and one under way, wait ``patience`` seconds in total for the device's answers,
+        unless a deadline comes first.
         """
         self._patient_until, self._for_good = trio.current_time() + patience, True
         if self._run is not None:
@@ -205,8 +205,8 @@ class Owner:
     async def stop(self, reason: str, *, failed: bool = False) -> dict[int, int]:
         """Answer what is in flight, stop and reset the device; each ring's base by the guest's index.
 
-        A device that has ``failed`` is not waited for: what is in flight gets ERR.  DeviceError where it
-        cannot be reset, or its rings stand nobody knows where.
+        A device that has ``failed`` is not waited for: what is in flight gets ERR.  DeviceError if it
+        cannot be reset, or if nobody knows where its rings stand.
         """
         run = self._run
         if run is None:
@@ -248,7 +248,7 @@ class Owner:
     async def read_config(self) -> bytes:
         """The guest's configuration space as it is now.
 
-        The device is asked: not every change is announced, an acknowledged announcement is not.
+        The device is asked: not every change raises an interrupt; an acknowledged announcement does not.
         """
         await self.current.read_config()
         return self.life.config()
@@ -262,6 +262,6 @@ class Owner:
     # steps
 
     async def _require_reset(self) -> None:
-        """A front-end that hears of a stop takes its memory back."""
+        """DeviceError if the reset did not work: a front-end that hears of a stop takes its memory back."""
         if status := await self.current.device.get_status():
             raise DeviceError("VHOST_VDPA_SET_STATUS", EIO, f"the status is {status:#x} after a reset")

@@ -1,4 +1,4 @@
-"""A device that has to be reset while its guest runs: who suspects it, and how often it may be.
+"""Resetting a device that fails under its guest: what raises suspicion, and how often it is done.
 
 A device says so itself (DEVICE_NEEDS_RESET and a configuration interrupt,
 virtio 1.3 §2.1.2), or breaks its control queue so that no answer can be
@@ -7,8 +7,8 @@ guest that heard of it would be without a network until somebody reloads its
 driver.  cvqd resets and puts the state back instead; the guest notices a pause
 and an ERR for what was in flight.
 
-A device that keeps failing is not a case for patience: after ``MOST`` resets
-within ``WINDOW`` seconds its front-end is hung up on.
+A device that keeps failing is given up: after ``MOST`` resets within ``WINDOW``
+seconds its front-end is hung up on.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ WINDOW: Final = 60.0
 
 
 class Recovery:
-    """Suspicion of whichever device runs, and what came of it; moments are on trio's clock."""
+    """Suspicions about the running device, and the resets that followed; times are on trio's clock."""
 
     def __init__(self) -> None:
         self._suspected = trio.Event()
@@ -47,7 +47,7 @@ class Recovery:
         self._suspected = trio.Event()
 
     async def needed(self, device: VdpaDevice, queue: ShadowQueue | None) -> str | None:
-        """Why a running device has to be reset, None if it has not; ``queue`` is its control queue."""
+        """Why a running device has to be reset, None if it need not be; ``queue`` is its control queue."""
         if await device.get_status() & Status.NEEDS_RESET:
             return "NEEDS_RESET"
         return "its control queue cannot be followed any more" if queue is not None and queue.broken else None

@@ -1,6 +1,6 @@
 """Commands of our own on the shadow queue: state put back into a device before its guest runs.
 
-As many as the queue has room for travel together, with one kick.
+As many as the queue has room for go out together, with one kick.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ async def replay(
 ) -> bool:
     """Send commands in order and wait for every answer; whether address tables had to be *widened*.
 
-    A device that does not take the tables is made promiscuous in the end (see ``tables``) with ``may_widen``.
+    With ``may_widen`` a device that refuses the address tables is made promiscuous at the end (see
+    ``core.address_tables``).
     DeviceError names the first command that is too long for the queue, that the device refused, or that
     it did not answer within ``deadline`` seconds of the last progress.
     """

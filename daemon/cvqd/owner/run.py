@@ -49,22 +49,22 @@ class Run:
         """``features`` are those of the device; its shadow memory is placed."""
         self.device = device
         with ExitStack() as made:
-            # there may be no descriptor left for the last of them
+            # any of them may fail for want of a descriptor
             self._kick, self._call, self._own_kick = (made.enter_context(Doorbell()) for _ in range(3))
             self.doorbells = made.enter_context(DoorbellSet())
             self.doorbells.add(self._call.fileno())
             made.pop_all()
         self._scope: trio.CancelScope
-        #: ends when the device's answers are not waited for any longer
+        #: cancelled when the device's answers are not waited for any longer
         self._patience: trio.CancelScope
         self._ended: trio.Event
         self._relay: Relay | None = None
         #: the guest's and the device's: feature words bind all rings
         self.format = RingFormat.of(features)
-        # with event indices both sides of the relay say what they wait for and then look once more
+        # with event indices each queue writes what it waits for and then looks once more: a full fence
         self._fence = shared_memory.full_fence if self.format.event_index else shared_memory.fence
         self.guest: GuestQueue | None = None
-        #: takes commands of our own where there is no control queue of the guest's
+        #: takes commands of our own where the guest has no control queue
         self.own: OwnQueue | None = None
         self.guest_cvq = guest_cvq
         control, cvq = None, device.isolation.cvq
@@ -141,7 +141,7 @@ class Run:
             self.doorbells.discard(self.guest_cvq.kick)
             self.guest_cvq = own
             self.doorbells.add(own.kick)
-            # a kick by the old one that nobody has seen yet went with it
+            # a kick of the old one that nobody has seen yet is lost with it
             self._call.ring()
             return
         data = tuple(
@@ -151,7 +151,7 @@ class Run:
         self.plan = replace(self.plan, data=data)
 
     def rings_at(self, bases: Mapping[int, int]) -> tuple[list[GuestRing], GuestRing | None]:
-        """The guest's rings, data and control, with these bases; where none is given as they began."""
+        """The guest's rings, data and control, with these bases; a ring without one as it began."""
         data = [
             GuestRing(
                 plan.index, plan.num, plan.addresses, bases.get(plan.index, plan.base), plan.kick, plan.call
@@ -162,7 +162,7 @@ class Run:
         return data, control and replace(control, base=bases.get(control.index, control.base))
 
     def policy(self, guest_features: int, guest_pairs: int) -> Policy:
-        """What commands are judged by: the guest's, or cvqd's own where it has no control queue."""
+        """Rules for the guest's commands, or for cvqd's own where the guest has no control queue."""
         device = self.device
         data = {plan.index for plan in self.plan.data}
         return Policy(
@@ -176,7 +176,7 @@ class Run:
         )
 
     def amend(self, site: SitePolicy, deadline: float) -> None:
-        """Relay by other rules from the next command on."""
+        """Apply another site policy and deadline from the next command on."""
         if self._relay is not None:
             self._relay.site, self._relay.deadline = site, deadline
 
@@ -217,7 +217,7 @@ class Run:
     async def end(self, patience: float, *, for_good: bool = False) -> None:
         """Stop relaying; every command that was popped is answered, within its deadline and ``patience``.
 
-        ``for_good`` answers those that were not popped too: nobody will come for them.
+        ``for_good`` also answers those that were not popped: nobody will come for them.
         """
         self._scope.cancel()
         await self._ended.wait()
@@ -231,20 +231,20 @@ class Run:
                 self._relay.turn_away()
 
     def hurry(self, patience: float) -> None:
-        """Let an end, also one under way, wait for no more than ``patience`` seconds from now."""
+        """Have ``end``, even one under way, wait no more than ``patience`` seconds from now."""
         self._patience.deadline = min(self._patience.deadline, trio.current_time() + patience)
 
     def bases(self, reported: Mapping[int, int] | None, memory: AddressSpace) -> dict[int, int]:
-        """Where each ring goes on, by the guest's index; ``reported`` is the device's word, if it gave it.
+        """Where each ring goes on, by the guest's index; ``reported`` is what the device said, if anything.
 
-        DeviceError where only the device could know.
+        DeviceError if only the device could know.
         """
         if reported is None:
             if self.format.packed:
                 raise DeviceError(
                     "VHOST_GET_VRING_BASE", EIO, "nobody else knows where a packed ring stopped"
                 )
-            # a device that cannot say where it stopped has finished what it used
+            # the used index tells: what the device took and did not use it takes again
             reported = {
                 plan.index: used_index(memory, plan.num, plan.addresses, self.format)
                 for plan in self.plan.data
@@ -262,10 +262,10 @@ class Run:
             self.close()
 
     def close(self) -> None:
-        """Let go of everything; the device and the relay must have."""
+        """Close every descriptor; the device and the relay must have let go of them."""
         self.doorbells.close()
         self._kick.close()
         self._call.close()
         self._own_kick.close()
-        # relay and run hold each other, and the relay the guest's memory
+        # break the reference cycle: the relay keeps the guest's memory mapped
         self._relay = None

@@ -58,7 +58,7 @@ class ShadowMemory:
 
     @property
     def view(self) -> memoryview:
-        """All of it, for those who check that nobody else wrote here."""
+        """All of it, for tests that check that nobody else wrote here."""
         return self._region.view
 
     def overlaps(self, asid: int, start: int, size: int) -> bool:
@@ -83,28 +83,28 @@ class ShadowMemory:
         self._placed = (asid, iova)
 
     async def withdraw(self, mappings: Mappings) -> None:
-        """Take the memory out of the device's sight; the device must be stopped."""
+        """Unmap the memory from the device, which must be stopped."""
         if self._placed is not None:
             asid, iova = self._placed
             self._placed = None
             await mappings.change(asid, (iova, iova + self._layout.readable), ())
 
     def plan(self, index: int, ring_format: RingFormat, kick: int, call: int) -> RingPlan:
-        """The shadow ring as the device is to be given it."""
+        """The shadow ring, as the device is to be told."""
         assert self._placed is not None
         addresses = self._layout.addresses(self._placed[1], packed=ring_format.packed)
         return RingPlan(index, self._layout.num, addresses, ring_format.initial_base, kick, call)
 
     def queue(self, ring_format: RingFormat, fence: Callable[[], None]) -> ShadowQueue:
-        """A new queue in the memory; the one before must be out of use."""
+        """A new queue in the memory; the one before must no longer be in use."""
         assert self._placed is not None
         return ShadowQueue(self._layout, self._region.view, self._placed[1], fence, ring_format)
 
     def _free_address(self, mappings: Mappings, asid: int) -> int:
-        """Never 0, which some devices take for no address, nor the last page: its end is 0 for mlx5_vdpa.
+        """Never 0, which some devices take for no address, nor the last page, whose end mlx5_vdpa wraps to 0.
 
         (``map_end``, drivers/vdpa/mlx5/core/mr.c, which would map pages of others in place of ours.)
-        In a space of its own the lowest, as QEMU's; beside a guest from the top, where it has no memory.
+        In an address space of its own the lowest, as in QEMU; beside a guest the highest that is free.
         """
         size = self._layout.size
         lowest = -(-max(self._iova_range.first, PAGE) // PAGE) * PAGE

@@ -1,7 +1,7 @@
-"""Snapshots of the device that is owned: given out as bytes, and taken in for the next start.
+"""Snapshots of the owned device: saved as bytes, and loaded for the next start.
 
-Whoever asks (an operator, a front-end that moves its guest) says how in the log, and holds back the
-front-end's messages meanwhile.
+The caller (for an operator, or for a front-end that moves its guest) gives ``how`` for the log and
+holds back the front-end's messages meanwhile.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 def taken(
     owner: Owner, rings: Mapping[int, Ring | GuestRing], bases: Mapping[int, int] | None = None
 ) -> Snapshot:
-    """What the device is now, running or not; RequestError where that is not known.
+    """Snapshot of the device, running or not; RequestError if its state is not known.
 
-    ``rings`` are those of the front-end's session.  Where a running ring stands only the device knows:
-    ``bases`` if it is suspended.
+    ``rings`` are those of the front-end's session.  Only the device knows where a running ring stands:
+    ``bases``, if it is suspended.
     """
     bases = bases or {}
     if not owner.features:
@@ -69,10 +69,10 @@ def save(owner: Owner, rings: Mapping[int, Ring], log: EventLog, how: str) -> by
 
 
 def load(owner: Owner, data: bytes, log: EventLog, how: str) -> Snapshot:
-    """Take a snapshot in: the next start goes on from it, whatever its rings look like.
+    """Load a snapshot: the next start goes on from it, whatever its rings look like.
 
-    RequestError while a driver runs, SnapshotError for bytes that are none, CompatibilityError
-    where the device cannot or the site will not have it.
+    RequestError while a driver runs, SnapshotError for bytes that are no snapshot,
+    CompatibilityError if the device or the site's policy cannot accept it.
     """
     try:
         if owner.running:
@@ -102,7 +102,7 @@ def _check_length(owner: Owner, state: TrackedState) -> None:
 
 
 def _check_site(owner: Owner, snapshot: Snapshot, state: TrackedState) -> None:
-    """What no guest here may ask for it may not bring along either."""
+    """A guest may not bring along what no guest here may ask for."""
     life = owner.life
     word = owner.current.word(snapshot.features, life.limits)
     if broken := life.site.broken_by(replay(state, word)):

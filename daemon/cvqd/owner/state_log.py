@@ -1,8 +1,8 @@
 """What a restart will know: each acknowledged command is in the state log before the guest sees its ack.
 
-A log that is full is compacted before a command goes to the device, never
-between the device's acknowledgement and the guest's; mostly that has happened
-before, while nobody waited.
+A full log is compacted before a command goes to the device, never between the
+device's acknowledgement and the guest's; usually it was compacted earlier,
+while nobody waited.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ if TYPE_CHECKING:
     from cvqd.core.tracked import Change
     from cvqd.events import EventLog
 
-#: bytes of a half for what comes after its base
+#: bytes in each half for records appended after its base
 _APPENDED: Final = 256 << 10
-#: a base at its longest, without address tables and steering: 4096 VLANs, and the coalescing of the 254
-#: data rings that a vhost-user front-end can name (ring numbers have 8 bits), with room for all the rest
+#: the longest base, without address tables and steering: 4096 VLANs, and the coalescing of the 254 data
+#: rings that a vhost-user front-end can name (ring numbers have 8 bits), with room for all the rest
 _BASE: Final = 4096 * record_size(4) + 254 * record_size(12) + 4096
-#: bytes for what cvqd itself has to say between two commands
+#: bytes for records of cvqd's own between two commands
 _SLACK: Final = 256
-#: commands that leave everything as it is
+#: commands that change no state
 _QUESTIONS: Final = frozenset({CoalVqGet, StatsGet, StatsQuery})
 
 
@@ -62,7 +62,7 @@ class StateLog:
         self._file = file
         self._log = log
         self._life = loaded
-        #: at least as much as unanswered commands will take
+        #: bytes, at least as many as unanswered commands will take
         self._reserved = 0
         self._base = log.used
 
@@ -70,9 +70,9 @@ class StateLog:
     def open(
         cls, directory: str, log: EventLog, *, device: str, devices: Collection[str], max_command: int
     ) -> StateLog:
-        """Take the directory, read what an earlier process left there; StateError where it cannot be used.
+        """Lock the directory, read what an earlier process left there; StateError if it cannot be used.
 
-        ``device`` is ours; a log of any of ``devices`` (what the guest may have been moved to) is too.
+        ``device`` is ours; a log of any of ``devices`` (those the guest may have been moved to) is accepted.
         """
         file = StateFile(directory)
         try:
@@ -80,10 +80,10 @@ class StateLog:
             found = file.read()
             loaded = _read(file, found, boot, devices, log) if found is not None else None
             records = loaded.base() if loaded is not None else [Record(Kind.ENDED, 0, b"")]
-            # what was kept under a larger max_command has its place, too
+            # state kept under a larger max_command has to fit, too
             base = max(_BASE + 2 * record_size(max_command), sum(record_size(len(r.data)) for r in records))
             header = Header(boot, device, _round_up(HALF_HEADER + base + _APPENDED))
-            # made anew also where the old one would do: what it holds stays until the new one holds it too
+            # always a new file: the old one stays valid until the new one holds the same
             memory = file.create(header.size)
             encoded = header.encode()
             memory[: len(encoded)] = encoded
@@ -104,7 +104,7 @@ class StateLog:
         return self._log.noted
 
     def begin(self, life: KeptState) -> None:
-        """Keep this from now on."""
+        """Keep this life from now on; StateError if it does not fit."""
         self.loaded = None
         self._life = life
         self._reserved = 0
@@ -118,11 +118,11 @@ class StateLog:
         self._log.note(b"")
 
     def reserve(self, length: int, ledger: Ledger) -> bool:
-        """Make sure of room for a command of so many bytes."""
+        """Reserve room for a command of so many bytes; False if there is none."""
         need = record_size(length)
         if not self._has_room(need):
             self._make_room(ledger)
-        # behind a command without an answer nothing can be told in fewer records
+        # records behind a command without an answer cannot be compacted
         while not self._has_room(need):
             if not ledger.give_up():
                 return False
@@ -139,7 +139,7 @@ class StateLog:
         self.compact(ledger)
 
     def commit(self, ledger: Ledger) -> None:
-        """Keep what moved the state since the last call: one store, however many commands."""
+        """Keep the commands that were acknowledged since the last call: one store, however many."""
         fresh = ledger.take_fresh()
         if not fresh:
             return
@@ -149,31 +149,31 @@ class StateLog:
         self._log.commit()
 
     def tidy(self, ledger: Ledger) -> None:
-        """Compact a log of which half the room for appending is used."""
+        """Compact the log once half of its room for appending is used."""
         if self._log.used - self._base > _APPENDED // 2:
             self.compact(ledger)
 
     def compact(self, ledger: Ledger) -> None:
-        """Say the same in fewer records: what commands led to instead of each of them."""
+        """Say the same in fewer records: the resulting state instead of each command."""
         if self._life is None:
             return
-        # an expired command may still turn out to have come before these
+        # a late answer may still put an expired command before these
         ahead = [Record(Kind.COMMAND, id_, _bytes(change)) for id_, change in ledger.ahead()]
         if self._rewrite(self._life._replace(state=ledger.settled).base() + ahead):
             ledger.take_fresh()
 
     def note(self, answers: PackedAnswers) -> None:
-        """Keep what the control queue's ring is about to lose."""
+        """Keep the last answers of a packed control queue, which its ring is about to lose."""
         self._log.note(answers.encode())
 
     def close(self) -> None:
-        """Let the next process have the directory; nothing can be kept any more."""
+        """Release the directory to the next process; nothing can be kept any more."""
         self._file.close()
-        # what views the file keeps it open
+        # its view of the file would keep it mapped
         del self._log
 
     def _rewrite(self, records: list[Record]) -> bool:
-        """Whether they fit; nothing changes where they do not."""
+        """Rewrite the log; False, with nothing changed, if the records do not fit."""
         fits = self._log.rewrite(records)
         if fits:
             self._base = self._log.used
@@ -181,7 +181,7 @@ class StateLog:
 
 
 def keep_state(config: Config, log: EventLog) -> StateLog | NothingKept:
-    """The state log of an instance; StateError where a directory that was asked for cannot be used."""
+    """The state log of an instance; StateError if a configured directory cannot be used."""
     directory = config.state.directory or DEFAULT_STATE.format(instance=config.instance)
     try:
         return StateLog.open(
@@ -199,14 +199,14 @@ def keep_state(config: Config, log: EventLog) -> StateLog | NothingKept:
 
 
 def _bytes(change: Change) -> bytes:
-    # whether one device took a table is no part of what the guest was told
+    # the table as the guest set it, whether or not this device took it
     return change.table.encode() if isinstance(change, TableKept) else change.encode()
 
 
 def _read(
     file: StateFile, found: bytes, boot: bytes, devices: Collection[str], log: EventLog
 ) -> KeptState | None:
-    """The life that a file tells, None where it tells none that is ours to go on with."""
+    """The life that a file holds, None if there is none that we can go on with."""
     try:
         header = Header.decode(found)
         if header.boot_id != boot:
