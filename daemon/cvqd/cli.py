@@ -59,7 +59,7 @@ VERBS: Final = (
 
 class _Paragraphs(argparse.HelpFormatter):
     def _fill_text(self, text: str, width: int, indent: str) -> str:
-        """A blank line in a description stays one."""
+        """Keep blank lines in a description; argparse would join its paragraphs."""
         return "\n\n".join(
             super(_Paragraphs, self)._fill_text(part, width, indent) for part in text.split("\n\n")
         )
@@ -70,28 +70,28 @@ class _Parser(argparse.ArgumentParser):
         super().__init__(formatter_class=_Paragraphs, **options)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """A verb says itself what it does not take: argparse leaves that to the program above it."""
+        """Have the verb itself reject unknown arguments; argparse leaves them to the top-level parser."""
         known, unknown = super().parse_known_args(args, namespace)
         if unknown:
             self.error(f"unrecognized arguments: {' '.join(unknown)}")
         return known, unknown
 
     def error(self, message: str) -> NoReturn:
-        """Usage is 64 in sysexits.h, argparse's own 2 is a shell's."""
+        """Exit with EX_USAGE (64, sysexits.h) instead of argparse's 2."""
         self.print_usage(sys.stderr)
         self.exit(EX_USAGE, f"{self.prog}: {message}\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one verb; the process's exit code."""
+    """Run one verb and return the process's exit code."""
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # a terminal that has no µ gets a question mark
+        # an encoding without µ gets a question mark
         sys.stdout.reconfigure(errors="replace")
     try:
         code = _dispatch(parser().parse_args(arguments))
         sys.stdout.flush()
     except BrokenPipeError:
-        # whoever read our output has read enough; keep the interpreter from flushing into the void
+        # the reader of our output is gone; keep the interpreter's last flush from failing, too
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return failure.EX_OSERR
     except KeyboardInterrupt:

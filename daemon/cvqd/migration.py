@@ -1,17 +1,17 @@
 """The data flow of a move: a running guest goes from one device to another on this host.
 
-    prepare   open the target and let it show that it can carry on; memory, shadow queue
-    suspend   answer what the guest has asked, then no ring of the source moves any more
-    indices   where each ring stands; the source lets go of the guest's descriptors
-    replay    start the target there with only its control queue enabled, put the state back
+    prepare   open the target, check that it can take over; map memory, place the shadow queue
+    suspend   answer the guest's pending commands, then stop every ring of the source
+    indices   read where each ring stands; unbind the guest's descriptors from the source
+    replay    start the target there with only its control queue enabled, replay the state
     start     enable the data queues, ring every doorbell; the target is the guest's device
 
-Nothing happens to the guest before ``suspend``.  From then on a failure takes
-it back: the source is resumed, or started again where its rings stand.  Once
-every queue of the target runs there is nothing left that could fail.
+The guest notices nothing before ``suspend``.  From then on a failure takes it
+back to the source, which is resumed, or started again where its rings stand.
+Once every queue of the target runs there is nothing left that could fail.
 
-A dry move takes down what the source is when it is suspended, lets the target
-read that, and resumes.
+A dry move suspends the source, takes a snapshot, checks that the target could
+load it, and resumes the source.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Migration:
         self._nursery = nursery
 
     async def switch(self, move: Move) -> None:
-        """Move the guest to ``move.target``; how that ended is the move's to say."""
+        """Move the guest to ``move.target``; ``move`` records the outcome."""
         owner, source = self._owner, self._owner.current
         target: OwnedDevice | None = None
         try:
@@ -69,7 +69,7 @@ class Migration:
                 run = self._movable()
                 target = await self._devices.take(move.target, self._limits())
                 await self._prepare(run, target)
-            # half a move is no place to be cancelled at
+            # a move must not be cancelled halfway
             with trio.CancelScope(shield=True):
                 begun = await self._hand_over(run, target, move)
             self._devices.moved(target)
@@ -84,7 +84,7 @@ class Migration:
                 await self._devices.close(left.device)
 
     async def try_dry(self, move: Move) -> None:
-        """See whether ``move.target`` could carry on; how that ended is the move's to say."""
+        """Check whether ``move.target`` could take over; ``move`` records the outcome."""
         target: OwnedDevice | None = None
         try:
             run = self._movable()
@@ -115,13 +115,13 @@ class Migration:
             raise RequestError("the device owes the answer to a command: its state is uncertain")
 
     def _limits(self) -> Limits:
-        """Those of a device that stands in for the one the guest was offered."""
+        """Limits of a target: the owner's, with as many queue pairs as the guest was offered."""
         limits = self._owner.life.limits
         site = replace(limits.site, pairs=self._owner.current.offer.max_pairs)
         return replace(limits, site=site)
 
     async def _prepare(self, run: Run, target: OwnedDevice) -> None:
-        """Bring the target as far as it comes while the source runs."""
+        """Prepare the target as far as possible while the source still runs."""
         owner = self._owner
         _require_indices(target)
         usable(self._snapshot(run, {}), target.offer, target.facts)
@@ -163,7 +163,7 @@ class Migration:
                 owner.life.stayed(widened=widened)
             raise
         run.close()
-        # nobody waits for this any more
+        # off the critical path: the guest runs again
         move.commands, move.digest_after = _told(successor, owner.state)
         return begun
 
@@ -193,7 +193,7 @@ class Migration:
     # and back
 
     async def _withdraw(self, run: Run, move: Move, *, enabling: bool) -> None:
-        """Reset a target that will not do; rings that it had may have moved on."""
+        """Reset a target that failed; note where its rings stand if they may have moved."""
         moved = enabling or (not run.device.facts.enables_late and await self._may_run(run))
         told = None
         try:
@@ -204,7 +204,7 @@ class Migration:
             self._note_bases(run, told, move)
 
     async def _may_run(self, run: Run) -> bool:
-        """Whether a device whose rings were enabled before it started has started, as far as it says."""
+        """Whether a device whose rings were enabled before its start has started; True if it cannot say."""
         try:
             return bool(await run.device.device.get_status() & Status.DRIVER_OK)
         except DeviceError as error:
@@ -222,9 +222,9 @@ class Migration:
     async def _go_back(
         self, run: Run, move: Move, cause: BaseException | None = None, *, resumable: bool = True
     ) -> None:
-        """Let the guest run on where it was; an error says that this fails too, after a ``cause``."""
+        """Let the guest run on the source again; an error means that this failed too, after ``cause``."""
         if not move.dark:
-            # nothing but the relay has stopped
+            # only the relay has stopped
             run.begin(self._nursery)
             return
         if not (resumable and await self._resume(run)):
@@ -245,7 +245,7 @@ class Migration:
         move.serves()
 
     async def _resume(self, run: Run) -> bool:
-        """Whether the source could be told to go on as if nothing had happened."""
+        """Resume the suspended source; False if it cannot resume or refuses to."""
         if not run.device.facts.resumes:
             return False
         try:
@@ -263,7 +263,7 @@ class Migration:
     # steps
 
     def _snapshot(self, run: Run, bases: Mapping[int, int]) -> Snapshot:
-        """The guest of a run; without ``bases`` its rings still move."""
+        """Snapshot of a run's guest; ``bases`` is empty while its rings still move."""
         data, control = run.rings_at(bases)
         rings = [*data, *([control] if control else [])]
         return taken(self._owner, {ring.index: ring for ring in rings}, bases)
@@ -277,7 +277,7 @@ def _require_indices(device: OwnedDevice) -> None:
 
 
 async def _agrees(run: Run, state: TrackedState) -> None:
-    """DeviceError where a target that has been given a state says something else of itself."""
+    """DeviceError if the target reports another MAC address than the one replayed to it."""
     own = net_config.decode(await run.device.read_config()).mac
     if run.plan.features & Feature.CTRL_MAC_ADDR.mask and own != state.mac:
         reason = f"the address is {format_mac(own)} after {format_mac(state.mac)} was set"
@@ -285,7 +285,7 @@ async def _agrees(run: Run, state: TrackedState) -> None:
 
 
 def _told(run: Run, state: TrackedState) -> tuple[int, str]:
-    """How many commands a target acknowledged, and the digest of what they make of its reset state."""
+    """Number of commands that the target acknowledged, and the digest of its reset state after them."""
     word = run.plan.features
     commands = [*replay(state, word), *replay_running(state, word)] if run.queue is not None else []
     found = TrackedState.after_reset(net_config.decode(run.device.facts.config).mac, word)

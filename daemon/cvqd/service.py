@@ -1,8 +1,8 @@
 """The service: one device, one front-end socket, one control socket, until a signal ends it.
 
-The tree of tasks is this file; what they do is elsewhere.  The device is open
-before the sockets exist and closed after them, so whoever connects finds a
-device, and a daemon that cannot have its device never listens.
+This file is the tree of tasks; what they do is elsewhere.  The device is opened
+before the sockets and closed after them: whoever connects finds a device, and a
+daemon that cannot open its device never listens.
 """
 
 from __future__ import annotations
@@ -45,22 +45,21 @@ if TYPE_CHECKING:
     from cvqd.owner.devices import DeviceLog
 
     class ServiceLog(LeveledLog, FollowedLog, DeviceLog, Protocol):
-        """What a service asks of its log."""
+        """What a service needs of its log."""
 
 
-#: seconds that the end may take beside the deadline of the commands that are in flight
+#: seconds that a shutdown may take on top of the deadline of commands in flight
 _STOP: Final = 10.0
 
-#: seconds between two looks at a front-end that cannot be taken in
+#: seconds before accept is tried again after it failed
 _BACKLOG_LOOK: Final = 0.1
 
 
 async def run(config: Config, *, file: str, socket_path: str | None, fd: int | None, log: ServiceLog) -> None:
-    """Own the configured device and serve front-ends until SIGTERM or SIGINT; SIGHUP reads ``file`` again.
+    """Own the configured device and serve front-ends until SIGTERM or SIGINT; SIGHUP reloads ``file``.
 
-    ``socket_path`` and ``fd`` (listening or connected) take the place of the configured socket, and so do
-    sockets of the service manager's.  CvqdError where the device, a socket or the state's directory cannot
-    be had.
+    ``socket_path``, ``fd`` (listening or connected) and sockets passed by the service manager replace the
+    configured ones.  CvqdError if the device, a socket or the state directory is not available.
     """
     notifier = Notifier.from_environment(os.environ, log)
     with closing(notifier), ending() as signals, closing(keep_state(config, log)) as kept:
@@ -74,7 +73,7 @@ async def run(config: Config, *, file: str, socket_path: str | None, fd: int | N
             rehearsals = Rehearsals(owner, backend, devices, log, nursery)
 
             def patience() -> float:
-                # a move waits for its source, for its target, and on the way back once more
+                # a move may wait for its source, for its target, and on the way back for its source again
                 return owner.life.limits.deadline * (3 if rehearsals.under_way else 1) + _STOP
 
             handlers = {**instance.handlers, **rehearsals.handlers}
@@ -88,7 +87,7 @@ async def run(config: Config, *, file: str, socket_path: str | None, fd: int | N
                 nursery.start_soon(follow_config, owner, backend)
                 nursery.start_soon(control.serve, where.control, handlers, log, instance.streams)
                 await reloader.listening.wait()
-                # what start-up left is here to stay: no collection has to look at it again
+                # what start-up allocated stays: keep later garbage collections from scanning it
                 gc.collect()
                 gc.freeze()
                 log.emit(
@@ -107,7 +106,7 @@ async def run(config: Config, *, file: str, socket_path: str | None, fd: int | N
 
 
 async def probe(config: DeviceConfig, log: DeviceLog) -> ProbeReport:
-    """Look at a device that nobody runs; it is reset by that."""
+    """Inspect a device that no daemon runs; this resets it."""
     async with Devices.opened({OWN_DEVICE: config}, log) as devices:
         unlimited = Limits(require_isolation=False, deadline=1.0, max_command=256)
         device = await devices.open(OWN_DEVICE)
@@ -137,7 +136,7 @@ def limits(config: Config) -> Limits:
 
 
 async def next_frontend(listener: Listener, log: EventLog) -> Connection | None:
-    """The next front-end; it waits in the backlog while the system has no descriptor for it."""
+    """Accept the next front-end; it waits in the backlog while accept fails for want of a descriptor."""
     told = False
     while True:
         try:
