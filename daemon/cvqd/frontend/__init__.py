@@ -1,1 +1,1 @@
-"""Front-ends: their messages, what each does to the device, and what they are told unasked."""
+"""Front-ends: their messages, what each does to the device, and unsolicited messages to them."""

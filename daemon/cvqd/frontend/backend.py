@@ -1,4 +1,4 @@
-"""The vhost-user back-end of one owner: one front-end after another, and what they are told unasked."""
+"""The vhost-user back-end of one owner: one front-end after another, and unsolicited messages to them."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ class Backend:
             self._log.emit("frontend.failed", reason=reason)
         finally:
             with trio.CancelScope(shield=True):
-                # a move that is under way goes on with what the front-end lent: it has to be over first
+                # a move under way uses what the front-end lent: it has to end first
                 async with self._busy:
                     await conversation.hang_up(reason)
             self._conversation = None
@@ -107,13 +107,13 @@ class Backend:
 
     @asynccontextmanager
     async def quiet(self) -> AsyncIterator[Session | None]:
-        """Hold back what the front-end says next; its session, if there is one."""
+        """Hold back the front-end's messages; yields its session, if there is one."""
         async with self._busy:
             yield self._session
 
     async def config_changed(self) -> None:
-        """Read the configuration that the device says has changed, and let the front-end know."""
-        # the same interrupt says that a device has failed, virtio 1.3 §2.1.2
+        """Read the configuration again after the device's interrupt, and notify the front-end."""
+        # the same interrupt reports a failed device, virtio 1.3 §2.1.2
         self._owner.recovery.suspect()
         async with self._busy:
             try:
@@ -125,7 +125,7 @@ class Backend:
                 send_config_change(self._session.backend_channel)
 
     async def announce(self) -> None:
-        """Ask the guest to announce itself to its network; RequestError where it cannot be asked."""
+        """Ask the guest to announce itself to its network; RequestError if it cannot be asked."""
         async with self._busy:
             channel = self._session.backend_channel if self._session is not None else None
             self._owner.announce()
@@ -133,9 +133,9 @@ class Backend:
                 raise RequestError("the front-end cannot be told; the guest sees it when it looks next")
 
     async def move(self, begin: Callable[[], Move], carry_out: Callable[[Move], Awaitable[None]]) -> None:
-        """Have the guest moved to another device while no message of its front-end is handled.
+        """Move the guest to another device while its front-end's messages are held back.
 
-        RequestError, before anything has begun, where nobody is connected.
+        RequestError, before anything has begun, if nobody is connected.
         """
         async with self._busy:
             owner, conversation = self._owner, self._conversation
@@ -147,7 +147,7 @@ class Backend:
             try:
                 await carry_out(move)
             finally:
-                # what the next driver may take is what both devices offer
+                # the next driver may take only what both devices offer
                 session.narrow(owner.current.offer.features)
                 if not owner.running:
                     if ran:
@@ -156,7 +156,7 @@ class Backend:
                     send_config_change(session.backend_channel)
 
     def _protocol_features(self) -> int:
-        """A device without an MTU of its own gives nothing to check a front-end's against."""
+        """Without the device's MTU there is nothing to check a front-end's against."""
         has_mtu = self._owner.current.facts.features & Feature.MTU.mask
         served = PROTOCOL_FEATURES_SERVED if has_mtu else PROTOCOL_FEATURES_SERVED & ~ProtocolFeature.MTU.mask
         return served | (ProtocolFeature.INBAND_NOTIFICATIONS.mask if self._offers_inband else 0)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class CallDescriptors:
-    """Eventfds go to the device as they are; for others an eventfd of ours stands in, and is passed on."""
+    """Eventfds go to the device as they are; for others an eventfd of ours stands in and is bridged."""
 
     def __init__(self, log: EventLog) -> None:
         self._bridge = CallBridge()
@@ -41,9 +41,9 @@ class CallDescriptors:
         ours: bool,
         message: Callable[[], bool] | None = None,
     ) -> int:
-        """Number for the device, -1 for none; ``ours`` is a ring that the daemon itself calls.
+        """Descriptor number for the device, -1 for none; ``ours`` is a ring that the daemon itself calls.
 
-        Without a descriptor ``message`` passes a call on, False if it could not yet.
+        Without a descriptor ``message`` passes a call on; it returns False if it could not yet.
         """
         if call is None:
             return -1 if message is None else self._stand_in(index, message)
@@ -58,7 +58,7 @@ class CallDescriptors:
         return self._stand_ins[index]
 
     def detach(self, index: int) -> int | None:
-        """Let a ring's next ``lend`` begin anew; what stood in, if something did, is to be closed."""
+        """Have a ring's next ``lend`` start over; returns its stand-in, if any, for the caller to close."""
         return self._stand_ins.pop(index, None)
 
     def close(self, stand_in: int | None) -> None:
@@ -67,7 +67,7 @@ class CallDescriptors:
             self._bridge.remove(stand_in)
 
     def close_all(self) -> None:
-        """Close everything that stood in."""
+        """Close all stand-ins."""
         for index in self.bridged:
             self.close(self.detach(index))
 

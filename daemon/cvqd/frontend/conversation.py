@@ -1,8 +1,8 @@
-"""One front-end, from its first message to its last: what each does to the device that is owned.
+"""One front-end, from its first message to its last: what each does to the owned device.
 
-A message is taken in by the session, carried out here, and answered only
-then; in between the start rule is asked, so that a device which should stop
-has stopped before its front-end hears anything, a bare GET_FEATURES included.
+The session takes in a message, it is carried out here, and only then answered.
+The start rule is applied before the answer, so a device that should stop has
+stopped before its front-end gets any reply, even that to a bare GET_FEATURES.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ if TYPE_CHECKING:
 
 
 class Conversation:
-    """Made for a connection; ``turn`` is held by whoever does something to the device.
+    """Made for one connection; whoever does something to the device holds ``turn``.
 
     ``calls`` and ``kicks`` outlive it: a front-end must not fail for want of a descriptor.
     """
@@ -110,7 +110,7 @@ class Conversation:
                     result = await self._perform(effect, message.name)
                 else:
                     await self._take_barrier(message.request)
-                # what was refused is taken back by the reply: until then the session says more than is so
+                # only the reply takes back what was refused: until then the session claims too much
                 if not isinstance(effect, RingKicked) and not isinstance(result, Refusal):
                     await self._starter.settle()
                 reply = self.session.reply(message, result)
@@ -118,9 +118,9 @@ class Conversation:
                 await self._connection.send(reply)
 
     async def _take_barrier(self, request: int) -> None:
-        """GET_FEATURES is all that virtio_uml says before it frees its rings, unless bit 30 was acknowledged.
+        """Stop at GET_FEATURES: it is all that virtio_uml sends before it frees its rings without bit 30.
 
-        Then it disables none of them (``vhost_user_set_vring_enable``, arch/um/drivers/virtio_uml.c).
+        It does not disable them then (``vhost_user_set_vring_enable``, arch/um/drivers/virtio_uml.c).
         """
         if request == FrontRequest.GET_FEATURES and self.session.implicit_enable and self._owner.running:
             left = self._owner.running
@@ -137,14 +137,14 @@ class Conversation:
                 await self._starter.settle()
 
     async def _await_failure(self) -> None:
-        """Look whenever something about the device is odd."""
+        """Check the device whenever something about it is suspicious."""
         while True:
             await self._owner.recovery.suspicion()
             async with self._turn:
                 await self._starter.recover()
 
     async def _await_loss(self) -> None:
-        """A guest whose rings stand nobody knows where cannot go on."""
+        """DeviceError when nobody knows where the guest's rings stand: it cannot go on."""
         await self._lost.wait()
         raise DeviceError("VHOST_GET_VRING_BASE", EIO, "nobody knows where the rings of the guest stand")
 
@@ -154,7 +154,7 @@ class Conversation:
             self._starter.watch(None, self.session.rings[effect.index].kick)
         match effect:
             case RingKicked(index):
-                # of a ring that does not run it is watched: it may be what the start waits for
+                # while the ring does not run it is watched: the start may be waiting for it
                 inband.kick(self.session, index)
             case SetFeatures(features):
                 return await self._set_features(features)
@@ -192,7 +192,7 @@ class Conversation:
                 if index in owner.running:
                     await self._starter.stop(f"{request} of ring {index}")
                 self._starter.watch(effect.kick, None)
-                # the number of a closed descriptor is soon another's
+                # the number of a closed descriptor is soon reused
                 self.calls.close(self.calls.detach(index))
                 return self.session.rings[index].base
             case ReadConfig(offset, size):
@@ -205,7 +205,7 @@ class Conversation:
                 return Refusal("a network device's configuration is read-only")
             case SetMtu(mtu):
                 most = net_config.decode(owner.life.config()).mtu
-                # virtio 1.3 §5.1.4.1: the least that a device may have is 68
+                # virtio 1.3 §5.1.4.1: a device's MTU is at least 68
                 if not 68 <= mtu <= most:
                     reason = f"an MTU of {mtu} is not 68 to the device's {most}"
                     self._log.emit("frontend.denied", request=request, reason=reason)
@@ -245,7 +245,7 @@ class Conversation:
         return None
 
     def stopped(self, bases: Mapping[int, int] | None) -> None:
-        """Note that a move left the device standing still; ``bases`` by ring, None where nobody knows."""
+        """Note that a move left the device stopped; ``bases`` by ring, None if nobody knows them."""
         if bases is None:
             self._lost.set()
         else:
@@ -254,7 +254,7 @@ class Conversation:
     async def hang_up(self, reason: str) -> None:
         """Stop the device and give back everything that the front-end lent."""
         owner = self._owner
-        # memory goes, whatever the device says to a stop
+        # memory is released even if the device does not stop
         for step in (partial(owner.stop, reason), owner.memory.release):
             try:
                 await step()

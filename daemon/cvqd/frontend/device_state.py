@@ -1,13 +1,13 @@
-"""The device's state on its way from or to a front-end that moves its guest.
+"""Transfer of the device's state from or to a front-end that migrates its guest.
 
 SET_DEVICE_STATE_FD brings one end of a pipe, CHECK_DEVICE_STATE asks how it
 went (QEMU ``docs/interop/vhost-user.rst``, migrating back-end state).  The
-bytes are a snapshot.  A pipe holds less than a state, and the front-end reads
-and writes only after it has its answer, so a task of its own moves them.
+bytes are a snapshot.  A pipe may hold less than a snapshot, and the front-end
+reads and writes only after it has its answer, so a separate task moves them.
 
-What was read becomes the device's only when it is asked for, in the order of
-the front-end's messages: a state that came in whole, is none that is
-malformed, and fits the device.
+A snapshot that was read is loaded only at CHECK_DEVICE_STATE, in the order of
+the front-end's messages, and only if it is complete, well-formed and fits the
+device.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ if TYPE_CHECKING:
     from cvqd.owner.owner import Owner
     from cvqd.wire.vhost_user import FileDescriptor
 
-#: seconds in which a front-end has to take or give some of the bytes
+#: seconds within which a front-end has to read or write some of the bytes
 PATIENCE: Final = 5.0
 
-#: whose doing it is, in the log
+#: ``how`` in the log
 HOW: Final = "front-end"
 
 
 class _Transfer:
-    """One state, in one direction; ``failure`` says what became of it once ``done`` is set."""
+    """One state, in one direction; ``failure`` is the reason, None if all is well, once ``done`` is set."""
 
     def __init__(self, direction: TransferDirection, data: bytes) -> None:
         self.direction = direction
@@ -49,7 +49,7 @@ class _Transfer:
 
 
 class DeviceState:
-    """State transfers of one session, one at a time; its tasks are ``nursery``'s."""
+    """State transfers of one session, one at a time; their tasks run in ``nursery``."""
 
     def __init__(self, owner: Owner, log: EventLog, nursery: trio.Nursery) -> None:
         self._owner = owner
@@ -58,7 +58,7 @@ class DeviceState:
         self._transfer: _Transfer | None = None
 
     def begin(self, asked: TransferDeviceState, session: Session) -> Refusal | None:
-        """Start a transfer, in place of one that was not asked about; takes over the descriptor."""
+        """Start a transfer, replacing one that was never checked; takes over the descriptor."""
         try:
             transfer = _Transfer(asked.direction, self._data(asked.direction, session))
         except CvqdError as error:
@@ -71,12 +71,12 @@ class DeviceState:
         return None
 
     async def settled(self) -> None:
-        """Wait until all bytes of the last transfer have passed, or it is given up."""
+        """Wait until the last transfer has completed or was given up."""
         if self._transfer is not None:
             await self._transfer.done.wait()
 
     def check(self) -> Refusal | None:
-        """How the last transfer, which is settled, ended; state that came in is the device's from now on."""
+        """Result of the last transfer, which is settled; state that came in is loaded now."""
         transfer, self._transfer = self._transfer, None
         if transfer is None:
             return Refusal("no state was transferred")
@@ -96,7 +96,7 @@ class DeviceState:
         if direction is TransferDirection.LOAD:
             return b""
         if not session.features_set:
-            # state outlives its front-end, for a guest that goes on: it is not for whoever comes next
+            # state outlives its front-end for the sake of its guest: another front-end must not get it
             reason = "no guest's driver has been here"
             self._log.emit("snapshot.refused", reason=reason, how=HOW)
             raise RequestError(reason)
@@ -113,6 +113,6 @@ async def _move(transfer: _Transfer, descriptor: FileDescriptor) -> None:
     except OSError as error:
         transfer.failure = error.strerror or str(error)
     finally:
-        # the end of the bytes is the end of the pipe
+        # closing the pipe marks the end of the bytes
         descriptor.close()
         transfer.done.set()

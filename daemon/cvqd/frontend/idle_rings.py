@@ -1,4 +1,4 @@
-"""Rings of a session that does not run: who kicks them, and which of them their front-end has left.
+"""Rings of a session whose device is stopped: which are kicked, and which their front-end has left.
 
 A kick may be the first sign that a front-end has set up all the rings it
 will, so the kick descriptors are watched until a device takes them over.
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 
 class IdleRings:
-    """Watches kicks with ``kicks``, which is lent."""
+    """Watches kicks with ``kicks``, which is borrowed."""
 
     def __init__(self, session: Session, kicks: DoorbellSet) -> None:
         self._session = session
         self._kicks = kicks
-        #: whether one rang since the last stop
+        #: whether a ring was kicked since the last stop
         self.kicked = False
         self._left: set[int] = set()
 
@@ -38,7 +38,7 @@ class IdleRings:
         await self._kicks.wait()
 
     def rang(self) -> None:
-        """Note a kick: whoever rings has not left."""
+        """Note a kick: a front-end that kicks has not left."""
         self.kicked = True
         self._left.clear()
 
@@ -53,7 +53,7 @@ class IdleRings:
         self._left.discard(index)
 
     def replace(self, old: FileDescriptor | None, new: FileDescriptor | None) -> None:
-        """Watch another descriptor, none with None."""
+        """Watch ``new`` instead of ``old``; either may be None."""
         if old is not None:
             self._kicks.discard(old.fileno())
         if new is not None:

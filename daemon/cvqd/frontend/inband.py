@@ -1,9 +1,9 @@
 """Notifications as messages: VRING_KICK from the front-end, VRING_CALL on the back-end channel.
 
 A vDPA device knows eventfds only, so a ring whose front-end sends messages
-gets a kick descriptor of ours, which the device is lent and each message
-rings, and its calls cross the bridge.  Everything else goes on as if the
-front-end had sent descriptors.
+gets a kick descriptor of ours: it is lent to the device, and each message rings
+it.  Calls cross the bridge.  Everything else works as if the front-end had sent
+descriptors.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def lend_kick(session: Session, index: int) -> bool:
-    """Give a ring that has addresses, and no kick descriptor, one of ours; whether it got one."""
+    """Give a ring with addresses and no kick descriptor one of ours; whether it got one."""
     target = session.rings[index]
     if not session.inband or target.kick is not None or target.addresses is None:
         return False
@@ -31,16 +31,16 @@ def lend_kick(session: Session, index: int) -> bool:
 
 
 def kick(session: Session, index: int) -> None:
-    """Ring for a message; one for a ring that is not set up rings for nobody."""
+    """Ring for a VRING_KICK; a kick of a ring that is not set up is ignored."""
     descriptor = session.rings[index].kick
     if descriptor is not None:
         ring(descriptor.fileno())
 
 
 def call(session: Session, index: int) -> Callable[[], bool]:
-    """What the bridge does for a signal of the device: False while the channel is full.
+    """The bridge's action when the device signals; it returns False while the channel is full.
 
-    A guest that has thousands of unread messages will look at its rings before it reads the last.
+    A guest with thousands of unread messages will look at its rings before it has read the last.
     """
 
     def deliver() -> bool:

@@ -1,7 +1,7 @@
-"""Starts and stops the device as a session wants it, and lends it the session's rings.
+"""Starts and stops the device as the session requires, and lends it the session's rings.
 
-No message of a front-end says for all of them that the device is to run: the
-start rule is asked whenever something has changed.
+No single message of every front-end means that the device is to run: the start
+rule is applied whenever something has changed.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 class Starter:
-    """For one session; ``idle`` are its rings while the device stands still."""
+    """For one session; ``idle`` watches its rings while the device is stopped."""
 
     def __init__(
         self,
@@ -54,12 +54,12 @@ class Starter:
 
     @property
     def features(self) -> int:
-        """The guest's, without the control queue that its front-end keeps."""
+        """The guest's features, without CTRL_VQ if its front-end keeps the control queue to itself."""
         features = self._session.features
         return features & ~Feature.CTRL_VQ.mask if self._readiness().keeps_cvq else features
 
     async def settle(self) -> None:
-        """Start or stop the device if that is what the session now amounts to."""
+        """Start or stop the device if the session's state now calls for it."""
         owner = self._owner
         ready = self._readiness()
         if owner.running:
@@ -75,7 +75,7 @@ class Starter:
             owner.life.left()
 
     async def stop(self, reason: str, *, failed: bool = False) -> None:
-        """Stop the device; the session's rings go on where it stood."""
+        """Stop the device; the session's rings will go on where it stopped."""
         self.stopped(await self._owner.stop(reason, failed=failed))
 
     def stopped(self, bases: Mapping[int, int]) -> None:
@@ -85,7 +85,7 @@ class Starter:
         self._idle.begin(ran=bool(bases))
 
     async def recover(self) -> None:
-        """Reset a device that failed under its guest and go on with it; DeviceError where that is no help."""
+        """Reset a device that failed under its guest and start it again; DeviceError if that fails too."""
         owner = self._owner
         begun, reason = monotonic_ns(), await owner.ailment()
         while reason is not None:
@@ -101,27 +101,27 @@ class Starter:
             break
 
     def pairs(self) -> int:
-        """Queue pairs that the front-end wants run."""
+        """Queue pairs that the front-end wants to run."""
         usable = {
             i for i, ring in self._session.rings.items() if ring.enabled and self._session.ring_usable(i)
         }
         return pairs_of(usable, self._owner.guest_pairs)
 
     def check_ring(self, index: int) -> None:
-        """A ring that should run with everything but memory under it is a mistake worth naming.
+        """FrontendError for a ring that should run and has everything but memory behind its addresses.
 
-        Whoever speaks of status says when: until then rings and memory may come in any order.
+        A front-end with STATUS says when it should: until then rings and memory may come in any order.
         """
         should = not self._session.status_negotiated or self._session.status & Status.DRIVER_OK
         if should and self._session.rings[index].enabled and self._session.ring_complete(index):
             self._session.guest_ring(index)
 
     def watch(self, old: FileDescriptor | None, new: FileDescriptor | None) -> None:
-        """Take note of a ring's other kick descriptor."""
+        """Note that a ring's kick descriptor was replaced."""
         self._idle.replace(old, None if self._owner.running else new)
 
     async def rebind(self, index: int) -> None:
-        """A ring has another descriptor; what stood in for the old one ends with it, running or not."""
+        """Take in a ring's new descriptor, and close what stood in for the old one, running or not."""
         stand_in = self._calls.detach(index)
         try:
             if index not in self._owner.running:
