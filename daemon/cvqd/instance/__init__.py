@@ -1,1 +1,1 @@
-"""One running instance, as its operators and its service manager have it."""
+"""One running instance, as its operators and its service manager deal with it."""

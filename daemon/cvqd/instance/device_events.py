@@ -1,4 +1,4 @@
-"""What a device says by itself, whichever device the guest is on: interrupts, and its going away."""
+"""Events from whichever device the guest is on: configuration interrupts, and its removal."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from cvqd.frontend.backend import Backend
     from cvqd.owner.owner import Owner
 
-#: seconds for a device that is going away to answer what it was asked before
+#: seconds for a device that is being removed to answer the commands in flight
 _REMOVAL_PATIENCE: Final = 0.5
 
 # sysexits.h
@@ -24,7 +24,7 @@ _UNAVAILABLE: Final = 69
 
 
 async def follow_config(owner: Owner, backend: Backend) -> None:
-    """Take the device's configuration interrupts until cancelled."""
+    """Handle the device's configuration interrupts until cancelled."""
     bell = Doorbell()
     with DoorbellSet() as bells:
         bells.add(bell.fileno())
@@ -35,14 +35,14 @@ async def follow_config(owner: Owner, backend: Backend) -> None:
                 await backend.config_changed()
         finally:
             with trio.CancelScope(shield=True):
-                # a move that is under way has lent it to the other device as well
+                # a move under way has lent it to the other device as well
                 async with backend.quiet():
                     await owner.listen(-1)
             bell.close()
 
 
 async def await_removal(owner: Owner, log: EventLog) -> None:
-    """Fail when the device goes away: whoever removes it waits until it is closed."""
+    """UnavailableError when the device is removed: the kernel's removal blocks until we close it."""
     while True:
         moved = owner.moved
         async with trio.open_nursery() as nursery:
@@ -53,7 +53,7 @@ async def await_removal(owner: Owner, log: EventLog) -> None:
 
 
 async def _watch(owner: Owner, log: EventLog) -> None:
-    # nobody who runs on the simulator needs it
+    # not needed on the simulator
     from cvqd.host.removal import wait_removed  # noqa: PLC0415
 
     path = owner.current.device.path

@@ -1,4 +1,4 @@
-"""One running instance as others see it: what can be asked of it, and what can be followed.
+"""One running instance as seen from the control socket: its requests, and its streams.
 
 Everything is read from the parts that do the work; nothing is kept here.
 """
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from cvqd.telemetry.journal import Journal
 
 
-#: whose doing a snapshot is, in the log
+#: ``how`` of a snapshot in the log
 OPERATOR: Final = "operator"
 
 
@@ -43,7 +43,7 @@ class FollowedLog(CountingLog, Protocol):
 
     @property
     def feed(self) -> Feed:
-        """The lines that are written, as JSON."""
+        """The lines as they are written, as JSON."""
 
 
 class Instance:
@@ -59,7 +59,7 @@ class Instance:
 
     @property
     def handlers(self) -> Mapping[str, Handler]:
-        """What can be asked on the control socket."""
+        """Requests of the control socket, by name."""
         return {
             "status": self._answer_status,
             "metrics": self._metrics,
@@ -70,7 +70,7 @@ class Instance:
 
     @property
     def streams(self) -> Mapping[str, Stream]:
-        """What can be followed on the control socket: log lines, and commands with their bytes."""
+        """Streams of the control socket, by name: log lines, and commands with their bytes."""
         return {
             "follow": Stream(self._begin, self._log.feed),
             "trace": Stream(self._begin, self._journal.trace),
@@ -100,7 +100,7 @@ class Instance:
         return self.status()
 
     async def _metrics(self, _: dict[str, Any]) -> dict[str, Any]:
-        # an instance that is never asked for metrics does without them
+        # loaded only in an instance that is asked for metrics
         from cvqd.instance.readings import read  # noqa: PLC0415
         from cvqd.telemetry.metrics import render  # noqa: PLC0415
 

@@ -1,4 +1,4 @@
-"""What an instance's counters say now, metric by metric."""
+"""Current values of an instance's metrics."""
 
 from __future__ import annotations
 

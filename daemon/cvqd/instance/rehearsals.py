@@ -1,10 +1,10 @@
-"""Rehearsals: an operator has a guest moved, there and back if need be, to learn how that would go.
+"""Rehearsals: a guest is moved, there and back if asked, so that its operator learns how a move would go.
 
     {"request": "rehearse", "to": NAME, "back": bool, "times": N, "dry": bool}
 
-The answer says of each move what became of it; what every phase took and where
-the guest is now.  The first move that fails ends a rehearsal, and so does a
-front-end that leaves between two: that is the answer's ``reason``, else null.
+The answer has the outcome of each move, how long every phase took, and where
+the guest is now.  The first failed move ends a rehearsal.  So does a front-end
+that leaves between two moves: the answer's ``reason``, else null, says so.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ if TYPE_CHECKING:
 
 SCHEMA: Final = 1
 
-#: seconds between two moves: a guest that is only ever moved shows nothing
+#: seconds between two moves, in which the guest can run
 PAUSE: Final = 0.1
 
 
 class Rehearsals:
-    """One at a time; ``nursery`` is where relays live."""
+    """Runs one rehearsal at a time; relays run in ``nursery``."""
 
     def __init__(
         self, owner: Owner, backend: Backend, devices: Devices, log: EventLog, nursery: trio.Nursery
@@ -49,7 +49,7 @@ class Rehearsals:
 
     @property
     def under_way(self) -> bool:
-        """Whether there is one now."""
+        """Whether a rehearsal is running."""
         return self._busy
 
     @property
@@ -58,7 +58,7 @@ class Rehearsals:
         return {"rehearse": self.rehearse}
 
     async def rehearse(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Serve a control request; RequestError where it cannot even begin."""
+        """Serve a control request; RequestError if it cannot even begin."""
         to, back, times, dry = _asked(request)
         if self._busy:
             raise RequestError("another rehearsal is under way")

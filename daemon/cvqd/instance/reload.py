@@ -1,9 +1,9 @@
-"""SIGHUP: the configuration file is read again, and what can change in a running daemon does.
+"""SIGHUP: read the configuration file again and apply what can change in a running daemon.
 
-The file decides as a whole: one with a mistake changes nothing.  Of a good one
-the live keys take effect from the guest's next command on; the others are named
-and stay as they were, so that each further reload names them again until the
-daemon is started anew.
+A file with any mistake changes nothing.  In a good one the live keys take
+effect from the guest's next command on; changes of other keys are logged and
+not applied, and each further reload logs them again until the daemon is
+restarted.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ class LeveledLog(EventLog, Protocol):
 
 
 class Reloader:
-    """Keeps the configuration that is in effect; ``file`` is where it came from.
+    """Keeps the configuration in effect; ``file`` is where it came from.
 
-    From ``listening`` on, each signal is followed; the service manager hears of it.
+    Once ``listening`` is set each SIGHUP causes a reload, of which the service manager is notified.
     """
 
     def __init__(self, file: str, config: Config, owner: Owner, log: LeveledLog, notifier: Notifier) -> None:
@@ -55,11 +55,11 @@ class Reloader:
                 await self.reload()
 
     async def reload(self) -> None:
-        """Read the file, let what can change take effect, say what did and what did not."""
+        """Read the file, apply what can change, log what was applied and what was not."""
         await self._notifier.reloading()
         try:
-            # parsing takes as long as an operator likes, and commands are waiting meanwhile
-            # or for ever, on a file system that hangs: an end does not wait for that
+            # in a thread: parsing a large file would hold up commands, and a file system may hang;
+            # a shutdown does not wait for it
             config = await trio.to_thread.run_sync(load, self._file, abandon_on_cancel=True)
         except ConfigError as error:
             self._log.emit("service.reload_failed", problems=error.problems)
@@ -90,7 +90,7 @@ class Reloader:
 
 
 def differences(old: Any, new: Any, key: str = "") -> Iterator[str]:
-    """Dotted keys whose values differ; where the kind of a value does, its key stands for all below it."""
+    """Dotted keys whose values differ; if their types do, the key stands for all below it."""
     if old == new:
         return
     if is_dataclass(old) and type(old) is type(new):

@@ -1,4 +1,4 @@
-"""What a signal asks of a running daemon: to end, or to tell the log how it is; SIGHUP is ``reload``'s."""
+"""Signals to a running daemon: to end, or to log its status; SIGHUP is in ``reload``."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _ENDING: Final = (signal.SIGTERM, signal.SIGINT)
 
 @contextmanager
 def ending() -> Iterator[AsyncIterator[int]]:
-    """Signals that ask for the end, for ``await_end``; open until it has come, and ignored from then on."""
+    """SIGTERM and SIGINT for ``await_end``, also those that came early; ignored after the block."""
     early: list[int] = []
     for ends in _ENDING:
-        # trio puts this back at the end and delivers what nobody took: a second signal right behind the first
+        # trio restores this handler at the end and gives it what nobody took: a second signal right behind
         signal.signal(ends, lambda number, _: early.append(number))
     try:
         with trio.open_signal_receiver(*_ENDING) as signals:
@@ -40,9 +40,9 @@ async def await_end(
     within: Callable[[], float],
     log: EventLog,
 ) -> None:
-    """Cancel ``scope`` at the first signal; the service manager hears first that it may take ``within`` s."""
+    """Cancel ``scope`` at the first signal; before, tell the manager that the end may take ``within`` s."""
     number = await anext(signals)
-    # once is enough: what is in flight is being answered, and a second one must not cut that off
+    # commands in flight are being answered: a second signal must not cut that off
     _ignore()
     name = signal.Signals(number).name
     log.emit("service.stopping", signal=name)
@@ -56,7 +56,7 @@ def _ignore() -> None:
 
 
 async def report(status: Callable[[], Mapping[str, object]], log: EventLog) -> None:
-    """Put the whole status into the log at each SIGUSR1, until cancelled."""
+    """Log the whole status at each SIGUSR1, until cancelled."""
     with trio.open_signal_receiver(signal.SIGUSR1) as asked:
         async for _ in asked:
             log.emit("status.reported", status=status())

@@ -1,4 +1,4 @@
-"""Where an instance is reached: sockets that it inherited, was told of, or makes by its configuration."""
+"""An instance's sockets: inherited, named on the command line, or made as configured."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Sockets(NamedTuple):
-    """``frontend`` for vhost-user, ``control`` for operators; where each is, for people."""
+    """``frontend`` for vhost-user, ``control`` for operators; ``…_at`` is each one's address, for people."""
 
     frontend: Listener
     frontend_at: str
@@ -29,10 +29,10 @@ class Sockets(NamedTuple):
 
 @contextmanager
 def opened(config: Config, *, socket_path: str | None, fd: int | None) -> Iterator[Sockets]:
-    """Both sockets; the files of those that were made here go with them.
+    """Both sockets; the files of those made here are removed with them.
 
-    ``socket_path`` and ``fd`` take the place of the configured vhost-user socket, and so does one of
-    the service manager's.  SocketError where one cannot be had.
+    ``socket_path``, ``fd`` or a socket passed by the service manager replaces the configured vhost-user
+    socket.  SocketError if one is not available.
     """
     inherited = take_inherited(os.environ)
     if FRONTEND in inherited and (fd is not None or socket_path is not None):

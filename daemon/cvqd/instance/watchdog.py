@@ -1,13 +1,13 @@
 """The service manager's watchdog, fed by the relay.
 
-A timer would prove that a timer runs.  So before each sign of life the relay
-is asked for a turn of its own: it is woken by a doorbell, as by a device, and
-has to come round with no command left beyond its deadline.  A relay that waits
-for something else, a loop that is held up or a turn that never ends all look
-the same from here, and the manager ends the daemon with SIGABRT; where it was
-held up is then in the log, see ``host.crash``.
+A timer would only prove that timers run.  So before each sign of life the relay
+has to complete a turn: it is woken by a doorbell, as by a device, and must come
+round with no command left beyond its deadline.  A relay that waits for something
+else, a loop that is held up and a turn that never ends all look the same from
+here, and the manager ends the daemon with SIGABRT; the log then shows where it
+was held up, see ``host.crash``.
 
-Two wake-ups for each watchdog time-out are all that an idle instance has.
+An idle instance wakes up twice per watchdog time-out and for nothing else.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
 
 async def feed(notifier: Notifier, pulse: Callable[[], Awaitable[None]], log: EventLog) -> None:
-    """Tell the manager of each ``pulse`` that comes back, until cancelled; at once if it does not watch."""
+    """Notify the manager after each ``pulse``, until cancelled; return at once if it does not watch."""
     if notifier.watchdog is None:
         return
-    # sd_watchdog_enabled(3) recommends half of the time; the other half is for the answer
+    # sd_watchdog_enabled(3) recommends half of the time-out; the other half is for the answer
     every = notifier.watchdog / 2
     while True:
         asked = trio.current_time()
