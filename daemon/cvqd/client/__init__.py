@@ -1,1 +1,1 @@
-"""Who asks a running daemon: short-lived commands, and an exporter of metrics."""
+"""Clients of a running daemon's control socket: short-lived commands, and an exporter of metrics."""

@@ -1,6 +1,6 @@
-"""Asking a running daemon, from a short-lived command: plain sockets, no event loop.
+"""The control socket's client for short-lived commands: plain sockets, no event loop.
 
-The line protocol is ``host.control``'s.
+The line protocol is described in ``host.control``.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ class ControlError(CvqdError):
 def ask(path: str, request: str, *, timeout: float = 5.0, **arguments: Any) -> dict[str, Any]:
     """Answer to one request at the control socket ``path``.
 
-    ControlError with exit code 69 where nobody listens or the daemon ends first, 77 without permission,
-    75 where no answer comes within ``timeout`` seconds, 76 for an answer that is
-    none, and for a refusal the code that the daemon gives it, else 70.
+    ControlError with exit code 69 if nobody listens or the daemon hangs up, 77 without permission,
+    75 if no answer comes within ``timeout`` seconds or the backlog is full, 76 for a malformed answer,
+    71 for any other OS error, and for a refusal the code that the daemon gives, else 70.
     """
     with Following(path, request, timeout=timeout, **arguments) as connection:
         return connection.opening
 
 
 class Following:
-    """A connection with one request; ``opening`` is its answer, what follows are the lines of a stream.
+    """A connection with one request: ``opening`` is its answer, the lines of a stream follow.
 
     Raises what ``ask`` does.
     """
@@ -49,7 +49,7 @@ class Following:
             with _blamed(path, timeout):
                 self._socket.settimeout(timeout)
                 self._socket.connect(path)
-                # who has no time for us may have said so and hung up
+                # a daemon with too many clients may have said so and hung up
                 with suppress(BrokenPipeError):
                     self._socket.sendall(json.dumps({"request": request, **arguments}).encode() + b"\n")
                 while b"\n" not in self._pending:
@@ -75,11 +75,11 @@ class Following:
         self._socket.close()
 
     def fileno(self) -> int:
-        """Readable when ``take`` would not wait."""
+        """For ``select``: readable when ``take`` would not wait."""
         return self._socket.fileno()
 
     def take(self) -> list[dict[str, Any]] | None:
-        """The next lines' objects, None at the end; waits for some bytes, which may not be a whole line."""
+        """Objects of the next lines, None at the end; waits for some bytes, which may be less than a line."""
         data, self._pending = self._pending, b""
         if b"\n" not in data:
             with _blamed(self._path, 0):

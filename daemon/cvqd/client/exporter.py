@@ -1,7 +1,7 @@
-"""Metrics of this machine's instances over HTTP, for a Prometheus that asks for them itself.
+"""Metrics of this machine's instances over HTTP, for Prometheus to scrape.
 
-The server and both text formats are prometheus-client's, the optional extra
-``prometheus``; nothing else imports this module.
+The server and both text formats come from prometheus-client, the optional
+extra ``prometheus``; nothing else imports that library.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class ListenError(CvqdError):
 
 
 class Exporter(Collector):
-    """Asks at each scrape; an error of an instance is told once, until it is another or none."""
+    """Asks the instances at each scrape; a repeated error is reported only the first time."""
 
     def __init__(self, gather: Gather, tell: Callable[[ControlError], object]) -> None:
         self._gather = gather
@@ -53,7 +53,7 @@ class Exporter(Collector):
         return found
 
     def listen(self, host: str, port: int) -> tuple[str, Thread]:
-        """Answer scrapes in a thread, to be joined; also where.  ListenError where that cannot be had."""
+        """Answer scrapes in a thread: its URL, and the thread to join; ListenError if it cannot listen."""
         registry = CollectorRegistry()
         registry.register(self)
         shown = f"[{host}]" if ":" in host else host

@@ -1,1 +1,1 @@
-"""What is told of an instance: commands, moves, status, metrics."""
+"""What an instance reports about itself: commands, moves, status, metrics."""

@@ -1,4 +1,4 @@
-"""Durations in buckets, for metrics: cheap to add to, small however many there are."""
+"""A histogram of durations for metrics: cheap to add to, of constant size."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-#: upper ends of the buckets in µs: 1, 2 and 5 of each decade, from a fast answer to the longest deadline
+#: upper bounds of the buckets in µs: 1, 2 and 5 of each decade, 50 µs to 20 s
 BOUNDS: Final = tuple(
     step * 10**decade for decade in range(1, 8) for step in (1, 2, 5) if 50 <= step * 10**decade <= 20_000_000
 )
 
 
 class Histogram:
-    """Counts durations in µs; ``count`` and ``sum`` (µs) are of all of them."""
+    """Counts durations in µs; ``count`` and ``sum`` (µs) cover all of them."""
 
     __slots__ = ("_buckets", "count", "sum")
 
@@ -33,6 +33,6 @@ class Histogram:
         self.sum += microseconds
 
     def cumulative(self) -> Iterator[tuple[float, int]]:
-        """Each bucket's upper end in seconds and how many durations are no longer than that."""
+        """Each bucket's upper bound in seconds, and how many durations are no longer than that."""
         ends = [bound / 1_000_000 for bound in BOUNDS] + [float("inf")]
         return zip(ends, accumulate(self._buckets), strict=True)

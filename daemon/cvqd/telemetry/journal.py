@@ -1,9 +1,9 @@
-"""What became of each command: counted, remembered for ``status``, told to the log.
+"""The outcome of each command: counted, remembered for ``status``, logged.
 
 The relay notes steps while the guest waits and calls ``tell`` when it no
-longer does, so that no log line, digest or name stands between a kick and its
-answer; a note carries the moment of the step itself.  A guest that kicks again
-at once goes first, as long as what waits is not too much (``behind``).
+longer does, so that no log line, digest or name is made between a kick and its
+answer; a note carries the time of the step itself.  A guest that kicks again at
+once is served first, unless too many notes wait (``behind``).
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
     from cvqd.events import EventLog
 
 RECENT: Final = 16
-#: two notes for each of the lines that the log lets a guest cause at once (``host.log_limit``)
+#: notes: two for each line that a guest may cause in a burst (``host.log_limit``)
 BACKLOG: Final = 4096
-#: bytes of the commands that notes are about, each note counted: decoded tables take ten times as much
+#: bytes of the noted commands, once per note; decoded tables take ten times as much memory
 BACKLOG_BYTES: Final = 8 << 20
 
 
 class Pending:
-    """One popped command on its way to an answer; ``deadline`` on trio's clock, moments in ns."""
+    """One popped command on its way to an answer; ``deadline`` is on trio's clock, ``…_ns`` are monotonic."""
 
     __slots__ = (
         "ack",
@@ -58,34 +58,34 @@ class Pending:
         self.deadline = deadline
         self.received_ns = monotonic_ns()
         self.answered_ns = 0
-        #: the decoded value; None if the bytes are no command
+        #: the decoded command; None if the bytes are none
         self.command: Command | None = None
         #: status byte for the guest, None while there is none
         self.ack: int | None = None
-        #: what the device put behind its status byte
+        #: what the device returned besides its status byte
         self.result = b""
         self.refusal: GuestError | None = None
         self.expired = False
         #: the state this command led to, if it changed it
         self.state: TrackedState | None = None
-        #: whether the device receives everything instead of this table (True), or no longer has to (False)
+        #: True if the device receives everything because it refused this table, False if it no longer has to
         self.widens: bool | None = None
 
     @property
     def name(self) -> str:
-        """``class.command``, as far as the bytes say it."""
+        """``class.command``, as far as the bytes tell."""
         if self.command is not None:
             return self.command.name
         return name_of(self.data) if len(self.data) >= 2 else "none"
 
     @property
     def counted_as(self) -> str:
-        """The name, or ``unknown``: a guest can make up 65 536 of them and each would be a counter."""
+        """The name, or ``unknown``: a guest can make up 65 536 names, and each would be a counter."""
         return self.name if self.name in NAMES else "unknown"
 
     def refuse(self, refusal: GuestError) -> None:
         """Answer ERR without asking the device."""
-        # the refusal is remembered, the frames it went through are not
+        # drop the traceback: it would keep its stack frames alive
         self.refusal = refusal.with_traceback(None)
         self.ack = ERR
 
@@ -96,7 +96,7 @@ class Pending:
 
 
 class Remembered(NamedTuple):
-    """What ``status`` shows of a command; ``outcome`` as counted, ``reason`` of a refusal or empty."""
+    """What ``status`` shows of a command; ``reason`` is that of a refusal, else empty."""
 
     command_id: int
     name: str
@@ -106,7 +106,7 @@ class Remembered(NamedTuple):
 
 
 class Journal:
-    """Counters and memory of one instance; ``device_faults`` and the rest only grow.
+    """Counters and latest commands of one instance; the counters only grow.
 
     ``answers`` counts by command and outcome, ``refusals`` by reason.
     """
@@ -118,12 +118,12 @@ class Journal:
         self.answers: Counter[tuple[str, str]] = Counter()
         self.refusals: Counter[str] = Counter()
         self.counts: Counter[str] = Counter()
-        #: from the pop to the answer, of every command
+        #: of every command, from the pop to the answer
         self.latency = Histogram()
-        #: how long nobody served the data queues, of every switchover
+        #: of every switchover and dry move: how long no device served the data queues
         self.blackouts = Histogram()
         self.recent: deque[Remembered] = deque(maxlen=RECENT)
-        #: every command with its bytes, for whoever asks
+        #: every command with its bytes, for ``cvqd trace``
         self.trace = Feed()
 
     def received(self, command: Pending) -> None:
@@ -132,7 +132,7 @@ class Journal:
             self._note("cvq.command.received", command.received_ns, command)
 
     def forwarded(self, command: Pending) -> None:
-        """Note a command that the device has now."""
+        """Note a command that was sent to the device."""
         if self._log.enabled("cvq.command.forwarded"):
             self._note("cvq.command.forwarded", monotonic_ns(), command)
 
@@ -163,17 +163,17 @@ class Journal:
         self._log.emit("device.fault", reason=reason, detail=detail)
 
     def broken(self, error: GuestError) -> None:
-        """Report that the guest's queue cannot be followed any more."""
+        """Report that the guest's queue is broken and not served any more."""
         self.counts["queue_broken"] += 1
         self._log.emit("cvq.broken", reason=error.reason, detail=error.detail)
 
     @property
     def behind(self) -> bool:
-        """Whether so much waits to be told that the guest has to wait for some of it."""
+        """Whether so many notes wait that the guest has to wait for some to be written."""
         return len(self._notes) >= BACKLOG or self._noted_bytes >= BACKLOG_BYTES
 
     def tell(self, interrupted: Callable[[], bool] | None = None) -> None:
-        """Count and log what was noted, oldest first; all of it unless ``interrupted``."""
+        """Count and log the notes, oldest first; all of them unless ``interrupted`` (asked after each)."""
         while self._notes:
             self._tell(*self._notes.popleft())
             if interrupted is not None and not self.behind and interrupted():
@@ -261,7 +261,7 @@ class Journal:
     def _count(self, command: Pending, outcome: str, elapsed_us: int) -> None:
         self.answers[command.counted_as, outcome] += 1
         if outcome != "late":
-            # not the command: sixteen tables would be megabytes
+            # without the command itself: sixteen tables would be megabytes
             reason = str(command.refusal or "")
             self.recent.append(Remembered(command.id, command.name, outcome, elapsed_us, reason))
             self.latency.observe(elapsed_us)
@@ -275,7 +275,7 @@ def _traced(command: Pending, outcome: str, elapsed_us: int) -> Traced:
         command_id=command.id,
         command=command.name,
         outcome=outcome,
-        # by now the late answer may stand where the guest was given ERR
+        # a late answer may have replaced the ERR that the guest was given
         ack=ERR if outcome == "expired" else command.ack,
         elapsed_us=elapsed_us,
         length=len(command.data),

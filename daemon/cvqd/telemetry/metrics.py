@@ -1,9 +1,9 @@
 """Catalogue of metrics and their text, OpenMetrics 1.0.
 
-Names and labels are stable; a test holds the README's table and the dashboard
-to this list.  No label takes a value that a guest can make up: commands that
-cvqd does not know are ``unknown``, reasons and events are words of the source.
-What an instance's counters say is ``readings``'.
+Names and labels are stable; a test checks the README's table and the dashboard
+against this list.  No label takes a value that a guest can make up: commands
+that cvqd does not know are ``unknown``, reasons and events are words from the
+source.  The values of an instance are read in ``instance.readings``.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from cvqd.telemetry.histogram import Histogram
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-#: label that every sample has: the instance's name.  ``instance`` is Prometheus's own word for a target.
+#: label of every sample: the instance's name.  Prometheus itself uses ``instance`` for a scrape target.
 NAME: Final = "name"
 
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One family; samples of a counter end in ``_total``, those of an info in ``_info``."""
+    """One metric family; a counter's samples are named ``…_total``, an info's ``…_info``."""
 
     name: str
     kind: str
     meaning: str
     labels: tuple[str, ...] = ()
-    #: OpenMetrics wants it at the end of the name too
+    #: OpenMetrics wants the name to end in it, too
     unit: str = ""
 
     @property
     def sample(self) -> str:
-        """The name that queries use; a histogram's has ``_bucket``, ``_count`` and ``_sum`` behind it."""
+        """The name that queries use; for a histogram they append ``_bucket``, ``_count`` or ``_sum``."""
         return self.name + {"counter": "_total", "info": "_info"}.get(self.kind, "")
 
 

@@ -1,6 +1,6 @@
 """One move of a guest as the log and an operator see it: phases, blackout, outcome.
 
-It knows no device.  Times are of the monotonic clock, in µs where they are shown.
+It knows no device.  Times are on the monotonic clock, shown in µs.
 """
 
 from __future__ import annotations
@@ -15,34 +15,34 @@ if TYPE_CHECKING:
 
     from cvqd.events import EventLog
 
-#: rounds of one rehearsal
+#: most rounds of one rehearsal
 MOST_ROUNDS: Final = 1000
 
-#: a switchover moves the guest, a dry one only asks whether it could be moved
+#: a switchover moves the guest, a dry move only checks whether it could be moved
 Kind = Literal["switchover", "dry"]
-#: where a failed move leaves the guest; from ``neither`` the next start takes it to the source
+#: where a move leaves the guest; after ``neither`` the next start is on the source
 Place = Literal["source", "target", "neither"]
 
-#: the guest has not noticed anything until this phase is over
+#: the guest notices nothing until this phase is over
 PREPARE: Final = "prepare"
 
 
 class Move:
-    """``source`` and ``target`` are devices by name; ``digest`` is of the state that is to be moved."""
+    """``source`` and ``target`` are names of devices; ``digest`` is that of the state to be moved."""
 
     def __init__(self, log: EventLog, kind: Kind, source: str, target: str, digest: str) -> None:
         self.id: Final = os.urandom(4).hex()
         self.kind: Final = kind
         self.source: Final = source
         self.target: Final = target
-        #: of what the source had when its guest was stopped, as soon as that is known
+        #: of the source's state; updated when its guest is stopped
         self.digest = digest
-        #: digest of what the target was told, and how many commands it took
+        #: digest of the state replayed to the target, and how many commands it took
         self.digest_after = ""
         self.commands = 0
-        #: where the guest's rings stand, by index: empty while nobody was asked, None where nobody knows
+        #: where the guest's rings stand, by index: empty until somebody has asked, None if nobody knows
         self.bases: dict[int, int] | None = {}
-        #: the guest on the source, once it failed
+        #: why it failed
         self.error: Exception | None = None
         self.guest_on: Place = "source"
         self._log = log
@@ -59,17 +59,17 @@ class Move:
 
     @property
     def dark(self) -> bool:
-        """Whether the data queues were stopped, or about to be."""
+        """Whether the data queues have been stopped, or were about to be."""
         return self._dark_since > 0
 
     @property
     def blackout_us(self) -> int:
-        """From the moment a device no longer served the data queues until one did again."""
+        """From when no device served the data queues until one did again."""
         return max(0, self._dark_until - self._dark_since) // 1000
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Time a phase; one that fails is not over."""
+        """Time a phase; a phase that fails is not recorded."""
         self._phase = name
         begun = monotonic_ns()
         yield
@@ -80,12 +80,12 @@ class Move:
         )
 
     def stops_serving(self, digest: str) -> None:
-        """The data queues are about to stop, and no command changes the state of this ``digest`` any more."""
+        """Note that the data queues are about to stop; the state, of this ``digest``, no longer changes."""
         self.digest = digest
         self._dark_since = self._dark_until = monotonic_ns()
 
     def serves(self) -> None:
-        """They run again, if they had stopped."""
+        """Note that the data queues run again, if they had stopped."""
         if self.dark:
             self._dark_until = monotonic_ns()
 
@@ -97,7 +97,7 @@ class Move:
         )
 
     def finished(self) -> None:
-        """Note the end of a move that did not."""
+        """Note the end of a move that succeeded."""
         self.guest_on = "source" if self.kind == "dry" else "target"
         self._log.emit(
             "switchover.finished",

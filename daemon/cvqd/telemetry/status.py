@@ -1,9 +1,9 @@
-"""What an instance tells of itself: the answer to ``status``, section by section.
+"""An instance's status: the answer to ``status``, section by section.
 
 The keys are stable and are the same in ``cvqd status --json``, on the control
 socket and, as far as they apply, in ``cvqd probe --json``.  Each section is
-made here from the values of ``core``; how it looks to people is
-``status_text``'s.
+made here from the values of ``core``; ``text.status_text`` formats it for
+people.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 SCHEMA: Final = 1
 
-#: ``waiting`` for a front-end, ``connected`` with the device at rest, ``running``
+#: ``waiting`` for a front-end, ``connected`` with the device stopped, ``running``
 Phase = Literal["waiting", "connected", "running"]
 
 
@@ -36,9 +36,9 @@ class MaskedStatus(TypedDict):
 
 
 class DeviceStatus(TypedDict):
-    """The device as it was found: bits by name, what it lacks with what follows, the rest counted.
+    """The device as inspected: feature bits by name, and what it ``lacks`` with the consequence.
 
-    ``queue_size`` is its largest, in descriptors.
+    ``queue_size`` is the largest ring it takes, in descriptors.
     """
 
     kind: str
@@ -55,7 +55,7 @@ class DeviceStatus(TypedDict):
 
 
 class FrontendStatus(TypedDict):
-    """``features`` as the guest took them; ``bridged`` are queues whose calls are no eventfd."""
+    """``features`` as the guest took them; ``bridged`` are queues whose calls cvqd passes on."""
 
     connected: bool
     features: list[str]
@@ -63,7 +63,7 @@ class FrontendStatus(TypedDict):
 
 
 class QueueStatus(TypedDict):
-    """Where one queue's memory lives; ``group`` is None where the device has no groups."""
+    """One queue's address space; ``group`` is None if the device has no groups."""
 
     index: int
     role: str
@@ -73,7 +73,7 @@ class QueueStatus(TypedDict):
 
 
 class IsolationStatus(TypedDict):
-    """The verdict, in one word, in one sentence, and queue by queue."""
+    """The verdict in one word, its reason in one sentence, and each queue."""
 
     verdict: str
     reason: str
@@ -81,14 +81,14 @@ class IsolationStatus(TypedDict):
 
 
 class MacTableStatus(TypedDict):
-    """Filter tables; addresses as text."""
+    """MAC filter tables; addresses as text."""
 
     unicast: list[str]
     multicast: list[str]
 
 
 class SteeringStatus(TypedDict):
-    """``mode`` is automatic, hash_report or rss; a hash's types by name, its key is not shown."""
+    """``mode`` is automatic, hash_report or rss; hash types are shown by name, the hash key is not."""
 
     mode: str
     hash_types: NotRequired[list[str]]
@@ -97,7 +97,7 @@ class SteeringStatus(TypedDict):
 
 
 class CoalescingStatus(TypedDict):
-    """``packets`` and ``usecs`` of all queues of a direction, and of single ones that differ, by index."""
+    """``packets`` and ``usecs`` of all queues of a direction, and by index of single queues that differ."""
 
     tx: dict[str, int]
     rx: dict[str, int]
@@ -107,8 +107,8 @@ class CoalescingStatus(TypedDict):
 class StateStatus(TypedDict):
     """Tracked state; ``uncertain`` while an expired command is without an answer.
 
-    ``offloads`` are the receive offloads that are on, ``widened`` says that the device is promiscuous
-    because it does not take the address tables.
+    ``offloads`` are the receive offloads that are on; ``widened`` means that the device is promiscuous
+    because it refused the address tables.
     """
 
     mac: str
@@ -126,7 +126,7 @@ class StateStatus(TypedDict):
 
 
 class StateLogStatus(TypedDict):
-    """The file that a restart reads, or None and why there is none."""
+    """The file that a restart reads, or None and the reason why there is none."""
 
     path: str | None
     reason: str
@@ -143,7 +143,7 @@ class CommandStatus(TypedDict):
 
 
 class CountersStatus(TypedDict):
-    """Since the instance began: answers by command and outcome, refusals by reason, rarer things by name."""
+    """Since the instance started: answers by command and outcome, refusals by reason, the rest by name."""
 
     answers: dict[str, dict[str, int]]
     refusals: dict[str, int]
@@ -151,7 +151,7 @@ class CountersStatus(TypedDict):
 
 
 class ProbeReport(TypedDict):
-    """A device that nobody runs."""
+    """A device that no daemon runs."""
 
     schema: int
     device: DeviceStatus
@@ -159,7 +159,7 @@ class ProbeReport(TypedDict):
 
 
 class Status(TypedDict):
-    """One instance; ``commands`` has the oldest first."""
+    """One instance; ``commands`` are in order, the oldest first."""
 
     schema: int
     instance: str
@@ -191,7 +191,7 @@ def device_status(kind: str, path: str, facts: DeviceFacts, offer: FeatureOffer)
 
 
 def frontend_status(features: int | None, bridged: Iterable[int] = ()) -> FrontendStatus:
-    """Section ``frontend``; ``features`` None where no front-end is connected."""
+    """Section ``frontend``; ``features`` is None if no front-end is connected."""
     return {
         "connected": features is not None,
         "features": feature_names(features or 0),

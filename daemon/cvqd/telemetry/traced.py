@@ -1,10 +1,10 @@
-"""One traced command and its line of JSON: written by the daemon, read by ``cvqd trace``.
+"""One traced command and its line of JSON, written by the daemon and read by ``cvqd trace``.
 
     {"time_ns", "command_id", "command", "outcome", "ack", "elapsed_us", "bytes", "data", "result", "reason"}
 
-``data`` and ``result`` are in hexadecimal; the last two are only there where they say
-something.  A command's fields are decoded where the line is read: a daemon has
-better things to do.
+``data`` and ``result`` are in hexadecimal; ``result`` and ``reason`` are left
+out when empty.  The reader of the line decodes the command's fields, which
+spares the daemon the work.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from typing import TYPE_CHECKING, Any, Final, Self
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-#: bytes of a command that are traced; as long as any command unless a configuration allows longer ones
+#: bytes of a command that are traced: all of them, unless ``control_queue.max_command`` was raised
 SNAP: Final = 64 << 10
 
 
 @dataclass(frozen=True, slots=True)
 class Traced:
-    """``time_ns`` (since 1970) is when the command was popped; ``ack`` is None where nobody knows it.
+    """``time_ns`` (since 1970) is when the command was popped; ``ack`` is None if unknown.
 
-    ``data`` are the guest's bytes, ``length`` of them before they were cut; ``result`` is what the
-    device returned behind its ack.
+    ``data`` are the guest's bytes, ``length`` how many they were before being cut; ``result`` is what
+    the device returned besides its ack.
     """
 
     time_ns: int
@@ -59,7 +59,7 @@ class Traced:
 
     @classmethod
     def parse(cls, record: Mapping[str, Any]) -> Self:
-        """From a line's object; KeyError, TypeError or ValueError for another object."""
+        """From a line's object; KeyError, TypeError or ValueError for any other object."""
         return cls(
             time_ns=int(record["time_ns"]),
             command_id=int(record["command_id"]),
