@@ -4,10 +4,10 @@ A file describes one device; its stem is the instance name.  ``parse`` reports
 every problem of a file at once, each as ``file:line:column: key: reason``.
 Nothing here opens a device or a socket.
 
-The fields are a table of our own (``config.fields``) and not models of a
-validation library: pydantic 2.14 costs 120-160 ms of start-up and 21 MB of
-memory, measured, which is a third and a half of what the whole daemon may
-take; msgspec stops at the first error.  The same table writes the manual's.
+The fields are a table of our own (``config.fields``) rather than models of a
+validation library: pydantic 2.14, measured, costs 120-160 ms of start-up and
+21 MB of memory, a third and a half of what the whole daemon may take; msgspec
+stops at the first error.  The manual's table is made from it, too.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ if TYPE_CHECKING:
 
 __all__ = ["CharDevice", "Config", "DeviceConfig", "load", "parse", "table"]
 
-#: a configuration is a screen of text; more is another file
+#: a configuration is a screen of text; anything larger is some other file
 MAX_BYTES: Final = 256 * 1024
 
-#: what takes effect without a restart: keys, each with all below it
+#: keys that take effect without a restart, each with all keys below it
 LIVE: Final = ("control_queue.deadline", "policy", "log.level")
 
-#: where state is kept if that is possible and nothing else was said
+#: where state is kept, if possible, when nothing is configured
 DEFAULT_STATE: Final = "/var/lib/cvqd/{instance}"
 
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 
 
 class IsolationPolicy(enum.StrEnum):
-    """What to do where the control queue cannot have an address space of its own."""
+    """What to do if the control queue cannot have an address space of its own."""
 
     REQUIRE = "require"
     PREFER = "prefer"
@@ -77,7 +77,7 @@ class ControlQueueConfig:
 
 @dataclass(frozen=True, slots=True)
 class StateConfig:
-    """Where tracked state is kept; None where nobody said it."""
+    """Where tracked state is kept; None if not configured."""
 
     directory: str | None
 
@@ -110,7 +110,7 @@ _INSTANCE: Final = r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,47}"
 
 
 def instance_name(text: str) -> str:
-    """The name, if it can stand in a socket's path and a unit's name; else ValueError."""
+    """The name, if it is valid in a socket's path and a unit's name; else ValueError."""
     if not re.fullmatch(_INSTANCE, text):
         raise ValueError(
             f"{text!r} is not a name: letters, digits and _ . : - (at most 48, the first a letter or digit)"
@@ -125,7 +125,7 @@ def _target_name(text: str) -> str:
 
 
 def load(path: str | os.PathLike[str]) -> Config:
-    """Configuration of a file; ConfigError with every problem found, also where it cannot be read."""
+    """Configuration from a file; ConfigError with every problem found, or if it cannot be read."""
     reader = Reader(str(path), {})
     try:
         with open(path, "rb") as file:  # noqa: PTH123 -- pathlib is 10 ms more to import
@@ -145,7 +145,7 @@ def load(path: str | os.PathLike[str]) -> Config:
 
 
 def parse(text: str, file: str) -> Config:
-    """Configuration of a text that stands in ``file``; ConfigError with every problem found."""
+    """Configuration from the text of ``file``; ConfigError with every problem found."""
     instance = os.path.splitext(os.path.basename(file))[0]  # noqa: PTH119, PTH122 -- see load
     reader = Reader(file, {"instance": instance})
     try:
@@ -163,7 +163,7 @@ def parse(text: str, file: str) -> Config:
 
 
 def field(key: str) -> Field:
-    """The field of a dotted key that is in no device."""
+    """The field of a dotted key outside the device sections."""
     section, found = FILE, None
     for name in key.split("."):
         found = next(entry for entry in section.fields if entry.key == name)

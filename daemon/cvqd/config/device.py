@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 class CharDevice:
     """A vhost-vdpa node, by path or by the name that the ``vdpa`` tool shows; one of the two is None.
 
-    ``mac`` (6 bytes) is set at each new driver's life, None leaves the device's own.
+    ``mac`` (6 bytes) is set at the beginning of each driver's life; None keeps the device's own.
     """
 
     path: str | None = None
@@ -50,7 +50,7 @@ class CharDevice:
             raise ValueError("exactly one of path and vdpa names the device")
 
 
-#: the configured device's name among its targets
+#: name of the configured device, beside those of the targets
 OWN_DEVICE: Final = "device"
 
 DeviceConfig = CharDevice | SimulatorSpec
@@ -103,7 +103,7 @@ def _fault(
 
 
 def _named(shown: str, *words: str) -> Scalar:
-    """One of more words than a table has room for."""
+    """A choice of more words than the manual's table has room for; ``shown`` stands for them."""
     return replace(scalars.choice(*words), shown=shown)
 
 

@@ -1,9 +1,9 @@
-"""YAML read by a table of fields: what ``config`` is written in.
+"""YAML read by a table of fields: the language that ``config`` is written in.
 
 A ``Section`` is a table of ``Field``; reading one yields a value, or ``INVALID``
-after each finding was noted with its place in the file.  Scalars are read from
+after noting each problem with its place in the file.  Scalars are read from
 their text as written, so ``52:54:00:12:34:56`` and ``0660`` need no quotes (YAML
-1.1 would take them for numbers).  Nothing here knows a key of cvqd's.
+1.1 would take them for numbers).  Nothing here knows any key of cvqd.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Reader:
             return loader.get_single_node()
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark or loader.get_mark()
-            # "but found another document" is half a sentence
+            # PyYAML's "but found another document" is half a sentence
             half = (error.problem or "").startswith("but ")
             reason = f"{error.context} {error.problem}" if half else error.problem or "not YAML"
             self.problem(mark.line + 1, mark.column + 1, "yaml", reason)
@@ -127,7 +127,7 @@ class Scalar:
 
 @dataclass(frozen=True, slots=True)
 class ListOf:
-    """A list of one type, ``many`` of it; read as a tuple."""
+    """A list of one type, whose plural is ``many``; read as a tuple."""
 
     item: Type
     many: str
@@ -147,7 +147,7 @@ class ListOf:
 
 @dataclass(frozen=True, slots=True)
 class MapOf:
-    """Names to values of one type, ``many`` of it; none where each is commented out."""
+    """Names to values of one type, whose plural is ``many``; empty if all are commented out."""
 
     item: Type
     many: str
@@ -188,8 +188,8 @@ class Field:
 class Section:
     """A mapping with known keys; ``build`` takes them by name.
 
-    It raises ValueError where they clash, ``key: reason`` to blame one of them.
-    Of the keys ``exactly_one`` it wants one, which is said here for the manuals.
+    ``build`` raises ValueError if they clash, with ``key: reason`` to blame one of them.  It wants
+    exactly one of the keys ``exactly_one``, which are named here for the manuals.
     """
 
     shown: str
@@ -236,7 +236,7 @@ class Section:
     def _default(self, reader: Reader, entry: Field) -> Any:
         if entry.default is DEFAULTS and isinstance(entry.type, Section):
             section = entry.type
-            # a method of another section is no stranger's
+            # a private method of the same class
             return section.build(**{sub.key: section._default(reader, sub) for sub in section.fields})  # noqa: SLF001
         return reader.default(entry.default)
 
@@ -268,7 +268,7 @@ class Union:
 
 
 def plain(shown: str) -> str:
-    """The manual's words for a type as a message has them."""
+    """The manual's words for a type without markup, for messages."""
     return shown.replace("`", "")
 
 
@@ -281,7 +281,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def entries(reader: Reader, node: yaml.MappingNode, key: str) -> list[tuple[yaml.ScalarNode, yaml.Node]]:
-    """Key and value nodes of a mapping, without keys that are no words or there twice: those are noted."""
+    """Key and value nodes of a mapping; keys that are no words or are repeated are noted and left out."""
     lines: dict[str, int] = {}
     found = []
     for name, value in node.value:

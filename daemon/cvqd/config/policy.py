@@ -1,8 +1,8 @@
 """The keys of the site's policy: ``core.site_policy`` as an operator writes it.
 
-Words say what is usual (``allowed``, ``refused``, ``all``, ``none``), a list
-says exactly what; an empty list is refused, because it looks like a mistake and
-there is a word for what it would mean.
+A word covers the usual cases (``allowed``, ``refused``, ``all``, ``none``), a
+list says exactly what; an empty list is refused, because it looks like a mistake
+and there is a word for what it would mean.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Values that are written as one word: durations, sizes, modes, paths.
 
-Each function gives a ``config.fields.Scalar`` whose text in the manual states
-the range that its conversion enforces, and so does its schema.  The patterns
-there are those of the conversion, in what Python and ECMA 262 have in common.
+Each function gives a ``config.fields.Scalar`` whose text in the manual and whose
+schema state the range that its conversion enforces.  The schema's patterns are
+those of the conversion, in the syntax that Python and ECMA 262 share.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _TRUTH: Final = {"true": True, "yes": True, "on": True, "false": False, "no": Fa
 _DURATION: Final = r"([0-9]{1,9}(?:\.[0-9]{1,9})?)\s?(s|ms|)"
 _SIZE: Final = r"([0-9]{1,12})\s?([A-Za-z]*)"
 _MODE: Final = r"0?[0-7]{3}"
-#: what stands before a MAC address, or the beginning of one, that is to be a station's
+#: goes before the pattern of a MAC address, or of its first bytes, that has to be unicast
 UNICAST: Final = r"(?!.[13579BDFbdf])"
 _NOT_ZERO: Final = r"(?!(?:00:){5}00$)"
 
@@ -62,7 +62,7 @@ def boolean() -> Scalar:
             raise ValueError(f"{_cut(text)} is neither true nor false")
         return value
 
-    # what YAML 1.2 takes for words, and most editors with it
+    # YAML 1.2, and most editors with it, takes these for strings
     spoken = [word for word in _TRUTH if word not in ("true", "false")]
     return Scalar("`true`, `false`", convert, {"enum": [True, False, *spoken]})
 
@@ -151,7 +151,7 @@ def path(longest: int = PATH_MAX - 1) -> Scalar:
 
 
 def mac() -> Scalar:
-    """Six bytes of a station's address."""
+    """Six bytes of a unicast address that is not all zeroes."""
 
     def convert(text: str) -> bytes:
         value = parse_mac(text)
@@ -168,7 +168,7 @@ def word(pattern: str) -> dict[str, str]:
 
 
 def whole(pattern: str) -> str:
-    """The pattern as JSON Schema wants it: there it may match anywhere."""
+    """The pattern anchored for JSON Schema, where it could match anywhere."""
     return f"^(?:{pattern})$"
 
 
