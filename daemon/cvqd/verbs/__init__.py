@@ -1,7 +1,7 @@
 """One module for each verb: its arguments (``add``) and what it does.
 
 A verb imports what it needs only when it runs, so that the short ones stay
-short: only ``run``, ``probe`` and ``demo`` load the event loop.
+fast: only ``run``, ``probe`` and ``demo`` load the event loop.
 """
 
 from __future__ import annotations

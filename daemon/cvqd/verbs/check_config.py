@@ -1,4 +1,4 @@
-"""``cvqd check-config``: what is wrong with configuration files."""
+"""``cvqd check-config``: report the mistakes in configuration files."""
 
 from __future__ import annotations
 

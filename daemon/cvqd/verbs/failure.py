@@ -1,4 +1,4 @@
-"""How a verb ends that could not do what it was asked."""
+"""Errors that end a verb: messages and exit codes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ EX_OSERR: Final = 71
 
 
 class OutputError(CvqdError):
-    """A file that a verb was asked to write cannot be had."""
+    """A file that a verb was asked to write cannot be written."""
 
     exit_code = 73
 
@@ -30,7 +30,7 @@ class InputError(CvqdError):
 
 
 class MissingLibraryError(CvqdError):
-    """What was asked for needs a library that is an optional extra of the package."""
+    """A verb needs a library that is an optional extra of the package."""
 
     exit_code = 69
 
@@ -55,7 +55,7 @@ def exit_code(blamed: BaseException) -> int:
 
 
 def report(error: BaseException) -> int:
-    """Say what went wrong, with a traceback for what nobody foresaw; the exit code."""
+    """Print what went wrong, with a traceback for an unexpected error; returns the exit code."""
     blamed = most_specific(error)
     if not all(isinstance(leaf, CvqdError) for leaf in leaves(error)):
         import traceback

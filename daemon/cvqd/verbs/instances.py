@@ -16,7 +16,7 @@ EX_NOPERM: Final = 77
 
 
 def choose(verb: argparse.ArgumentParser, *, one: bool) -> None:
-    """Take INSTANCE or ``--config FILE``; with ``one`` either is needed, else all instances are meant."""
+    """Accept INSTANCE or ``--config FILE``; with ``one`` either is required, else the default is all."""
     which = verb.add_mutually_exclusive_group(required=one)
     which.add_argument(
         "instance",
@@ -37,9 +37,9 @@ def _name(text: str) -> str:
 
 
 def control_sockets(options: argparse.Namespace) -> Iterator[str]:
-    """Control sockets of the chosen instances; all of this machine's where none is chosen.
+    """Control sockets of the chosen instances; all of this machine's if none is chosen.
 
-    ControlError with 77 for a directory that nobody may look into.
+    ControlError with 77 if the directory may not be read.
     """
     if options.config:
         from cvqd.config import load
@@ -62,7 +62,7 @@ def control_sockets(options: argparse.Namespace) -> Iterator[str]:
 
 
 def running() -> list[str]:
-    """Control sockets of this machine, where instances have theirs by default; none if nobody may look."""
+    """Control sockets in the default directory; none if it cannot be read."""
     try:
         return _listed()
     except OSError:

@@ -1,4 +1,4 @@
-"""``cvqd metrics``: what instances count, as text for Prometheus and its kin."""
+"""``cvqd metrics``: instances' metrics as text, for Prometheus and compatible collectors."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from cvqd.client.exporter import Gather
     from cvqd.verbs import Verbs
 
-#: node_exporter reads files with this suffix; one file for all instances, so that none is left behind
+#: node_exporter reads files with this suffix; one for all instances, so none of an ended one is left
 TEXTFILE: Final = "cvqd.prom"
-#: nobody listens, or nobody answers in time
+#: exit codes: nobody listens, or nobody answers in time
 _SILENT: Final = (69, 75)
 
 
@@ -92,7 +92,7 @@ def _serve(options: argparse.Namespace) -> int:
 
 
 def _asked_anew(options: argparse.Namespace) -> Gather:
-    """Asks what was named; or else whoever is there by then, be it nobody."""
+    """Asks the named instance each time, or else all that run by then, if any."""
     if options.instance or options.config:
         named = list(instances.control_sockets(options))
         return lambda: _gather(named)
@@ -100,7 +100,7 @@ def _asked_anew(options: argparse.Namespace) -> Gather:
 
 
 def _gather(sockets: Iterable[str]) -> tuple[list[str], list[ControlError]]:
-    """What each instance has counted, and why others do not say."""
+    """Metrics of each instance that answers, and the errors of the others."""
     from cvqd.client.control import ControlError, ask
 
     texts: list[str] = []
@@ -116,7 +116,7 @@ def _gather(sockets: Iterable[str]) -> tuple[list[str], list[ControlError]]:
 
 
 def _down(path: str) -> str:
-    """Metrics of an instance that gives none itself."""
+    """Metrics of an instance that does not answer."""
     from cvqd.telemetry.metrics import render
 
     name = path.rpartition("/")[2].removesuffix(CONTROL)
@@ -128,11 +128,11 @@ def _write(directory: str, text: str) -> None:
     from pathlib import Path
 
     target = Path(directory, TEXTFILE)
-    # a name that the collector passes over
+    # the collector ignores this name
     part = Path(directory, f".{TEXTFILE}.{os.getpid()}")
     try:
         part.write_text(text, encoding="utf-8")
-        # the collector is another user, whatever our umask is
+        # the collector runs as another user: our umask must not matter
         part.chmod(0o644)
         part.replace(target)
     except OSError as error:

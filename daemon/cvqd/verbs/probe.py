@@ -68,7 +68,7 @@ def _probe(options: argparse.Namespace) -> int:
 
 
 def _holder(error: BaseException) -> str | None:
-    """The running instance whose device is busy for us, if it is one that we may ask."""
+    """The running instance that holds the busy device, if we may ask it."""
     from cvqd.client.control import ControlError, ask
     from cvqd.verbs.instances import running
 
@@ -107,5 +107,5 @@ def _probed(options: argparse.Namespace) -> tuple[list[DeviceConfig], bool]:
             "cvqd: this machine has no vhost-vdpa device; --simulator probes the embedded one",
             file=sys.stderr,
         )
-    # by name: one that another driver has is without a node, and opening it says so
+    # by name: a device bound to another driver has no node, and opening it says so
     return [CharDevice(vdpa=node.name) for node in nodes], True

@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 FAILED: Final = 1
 ELSEWHERE: Final = 2
 NOWHERE: Final = 3
-#: nothing happened to it
+#: nothing happened to the guest
 EX_TEMPFAIL: Final = 75
 
 #: seconds that one move may take: a device that pins a large guest's memory takes its time
 _MOVE: Final = 120.0
-#: seconds that the log's last lines may come after the answer
+#: seconds to wait for the log's last lines after the answer
 _LAST_WORDS: Final = 1.0
 
 
@@ -89,13 +89,13 @@ def _ask(path: str, timeout: float, words: dict[str, Any]) -> dict[str, Any]:
 
 
 def _ask_aloud(path: str, timeout: float, words: dict[str, Any]) -> dict[str, Any]:
-    """Ask, and say on standard error what the log says of each move meanwhile."""
+    """Ask, and meanwhile report each move's progress from the log on standard error."""
     from threading import Thread
 
     from cvqd.client.control import Following
 
     log = Following(path, "follow")
-    # a daemon that refuses says nothing that would end it
+    # a daemon that refuses logs nothing that would end this thread
     reader = Thread(target=_say_progress, args=(log,), daemon=True)
     reader.start()
     answer = _ask(path, timeout, words)
@@ -118,7 +118,7 @@ def _say_progress(log: Following) -> None:
 
 
 def progress(line: dict[str, Any]) -> str | None:
-    """What a log line says about a move; None where it is about something else."""
+    """What a log line says about a move; None if it is about something else."""
     match line.get("event"):
         case "switchover.started":
             return f"{line['source']} to {line['target']}" + (", dry" if line["kind"] == "dry" else "")
@@ -133,7 +133,7 @@ def progress(line: dict[str, Any]) -> str | None:
 
 
 def shortcoming(answer: dict[str, Any]) -> str | None:
-    """Why not every move passed, for a log that has no terminal; None where all did."""
+    """Why not every move passed, for a standard error that is no terminal; None if all did."""
     if answer["verdict"] == "passed":
         return None
     if answer["reason"] is not None:
@@ -144,7 +144,7 @@ def shortcoming(answer: dict[str, Any]) -> str | None:
 
 
 def exit_code(answer: dict[str, Any]) -> int:
-    """What scripts are told."""
+    """Exit code of the verb."""
     if answer["verdict"] == "passed":
         return 0
     if answer["guest_on"] is None:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from cvqd.verbs import Verbs
 
-#: bytes; a request on the control socket has room for these and not for all that a snapshot may have
+#: bytes; a control request has room for these, not for the largest snapshot
 MOST: Final = 1 << 20
 
 
@@ -48,7 +48,7 @@ def _restore(options: argparse.Namespace) -> int:
     try:
         decode(data)
     except SnapshotError as error:
-        # the instance would say so too, but of a file it knows nothing
+        # the instance would say so too, but could not name the file
         raise InputError(options.file, str(error)) from error
     ask(path, "restore", snapshot=b64encode(data).decode())
     return 0

@@ -41,7 +41,7 @@ def add(verbs: Verbs) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    # what asks something of a daemon that is up must not kill one that starts or ends
+    # signals that ask something of a running daemon must not kill one that starts or ends
     for asks in (signal.SIGHUP, signal.SIGUSR1):
         signal.signal(asks, signal.SIG_IGN)
 

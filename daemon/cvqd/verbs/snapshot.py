@@ -1,4 +1,4 @@
-"""``cvqd snapshot``: write down what an instance's device is, show it, compare it."""
+"""``cvqd snapshot``: take a snapshot of an instance's device, show one, compare two."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def _report(file: str) -> dict[str, Any]:
 
 
 def _write(file: str, data: bytes) -> None:
-    """In one step: whoever reads it sees all of the old one or all of the new."""
+    """Replace the file in one step: a reader sees all of the old one or all of the new."""
     part = f"{file}.{os.getpid()}"
     try:
         descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)

@@ -68,7 +68,7 @@ def _trace(options: argparse.Namespace) -> int:
 
 
 def _follow(connection: Following, output: _Output, count: int | None) -> bool:
-    """Write what comes; whether the daemon ended it."""
+    """Write commands as they come; whether the daemon ended the stream."""
     from cvqd.telemetry.traced import Traced
 
     for record in connection:
@@ -82,7 +82,7 @@ def _follow(connection: Following, output: _Output, count: int | None) -> bool:
 
 
 def _opened(name: str | None, stack: ExitStack) -> Callable[[bytes], None] | None:
-    """What writes to the capture at once; OutputError where that cannot be."""
+    """A function that writes to the capture, unbuffered; OutputError if it cannot be opened."""
     if name is None:
         return None
     if name == "-":
@@ -91,7 +91,7 @@ def _opened(name: str | None, stack: ExitStack) -> Callable[[bytes], None] | Non
 
     def write(data: bytes) -> None:
         try:
-            # a disk that fills up may take a part
+            # a disk that fills up may take only a part
             while data:
                 data = data[file.write(data) :]
         except OSError as error:
@@ -104,7 +104,7 @@ def _created(name: str) -> FileIO:
     from pathlib import Path
 
     try:
-        # without a buffer: what failed once would be tried again when it is closed
+        # unbuffered: closing would try a failed write again
         return Path(name).open("wb", buffering=0)
     except OSError as error:
         raise OutputError(name, error) from error
@@ -116,7 +116,7 @@ def _to_standard_output(data: bytes) -> None:
 
 
 class _Output:
-    """Where traced commands go; everything is flushed at once, somebody is watching."""
+    """Where traced commands go; everything is flushed at once, because somebody is watching."""
 
     def __init__(
         self, options: argparse.Namespace, capture: Callable[[bytes], None] | None, opening: dict[str, Any]
@@ -147,7 +147,7 @@ class _Output:
             print(self._text.as_line(traced, self._paint), flush=True)
 
     def gap(self, lost: int) -> None:
-        """So many commands are missing here."""
+        """Note that ``lost`` commands are missing here."""
         self.lost += lost
         if self._json and not self._quiet:
             print(json.dumps({"lost": lost}), flush=True)

@@ -1,4 +1,4 @@
-"""``cvqd watch``: a live instance on a screen that follows it; where there is none, a line per event."""
+"""``cvqd watch``: a live screen of an instance, or a line per event where there is no terminal."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from cvqd.verbs import Verbs
 
 _EX_UNAVAILABLE: Final = 69
-#: seconds between two looks at the status, and least between two drawings
+#: seconds between two requests of the status, and at least between two redraws
 _LOOK: Final = 1.0
 _DRAW: Final = 0.1
 
@@ -41,7 +41,7 @@ def _watch(options: argparse.Namespace) -> int:
     from cvqd.client.control import Following
 
     (path,) = instances.control_sockets(options)
-    # before a screen hides what went wrong
+    # first: a screen would hide what went wrong
     connection = Following(path, "follow")
     try:
         if sys.stdout.isatty():

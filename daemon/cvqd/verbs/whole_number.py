@@ -1,4 +1,4 @@
-"""How often: a whole number on the command line, from 1 on."""
+"""A count on the command line: a whole number from 1 on."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def up_to(most: int | None = None) -> Callable[[str], int]:
-    """What reads an argument as 1 to ``most``, or 1 and more; anything else is a wrong command line."""
+    """An argparse type: 1 to ``most``, or 1 and more without it; anything else is a usage error."""
     wanted = "1 or more" if most is None else f"1 to {most}"
 
     def number(text: str) -> int:
