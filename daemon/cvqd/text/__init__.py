@@ -1,1 +1,1 @@
-"""What people see: statuses, events, traces and metrics as text, and the terminal they are on."""
+"""Text output: statuses, events, traces and metrics, and the terminal that shows them."""

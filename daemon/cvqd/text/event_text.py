@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from cvqd.text.paint import Paint
 
-#: what every line has, and who reads one instance's lines need not see
+#: fields of every line, which a reader of one instance's lines need not see
 _HEADER: Final = frozenset(
     ("schema", "ts", "mono_ns", "seq", "run_id", "instance", "device", "level", "event")
 )

@@ -1,7 +1,7 @@
-"""Metrics of several instances in one text, for what reads it.
+"""Metrics of several instances merged into one text.
 
-Each daemon gives OpenMetrics text of its own (``metrics``).  Here families of
-the same name are put together, whatever version they come from, and written
+Each daemon gives its own OpenMetrics text (``telemetry.metrics``).  Here families
+of the same name are put together, whatever version they come from, and written
 either as OpenMetrics again or in Prometheus's older text format, which is all
 that node_exporter's textfile collector reads: it has no info and no unit, and
 a counter's family carries the ``_total``.
@@ -20,7 +20,7 @@ _END: Final = "# EOF"
 
 @dataclass(slots=True)
 class Family:
-    """What belongs together: ``meta`` by keyword (TYPE, UNIT, HELP), and whole sample lines."""
+    """A metric family: ``meta`` by keyword (TYPE, UNIT, HELP), and whole sample lines."""
 
     name: str
     meta: dict[str, str] = field(default_factory=dict)
@@ -28,7 +28,7 @@ class Family:
 
 
 def families(texts: Iterable[str]) -> list[Family]:
-    """The families of several OpenMetrics texts, in order of appearance; the first one's meta holds."""
+    """The families of several OpenMetrics texts, in order of appearance; the first one's meta wins."""
     found: dict[str, Family] = {}
     for text in texts:
         family = None

@@ -1,4 +1,4 @@
-"""Colour on terminals only, and text from elsewhere that can do a terminal no harm."""
+"""Colour on terminals only, and foreign text made harmless for a terminal."""
 
 from __future__ import annotations
 

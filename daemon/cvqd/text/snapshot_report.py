@@ -1,4 +1,4 @@
-"""A snapshot as programs and people see it, with the keys of ``status``; and what two of them differ in."""
+"""A snapshot for programs and people, with the keys of ``status``; and the differences between two."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def report(snapshot: Snapshot) -> dict[str, Any]:
-    """Everything in it but a hash's key; SnapshotError where its state is not what it says."""
+    """Everything in it but the hash key; SnapshotError if its commands do not lead to its digest."""
     config = net_config.decode(snapshot.config)
     return {
         "schema": SCHEMA,
@@ -33,7 +33,7 @@ def report(snapshot: Snapshot) -> dict[str, Any]:
 
 
 def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Keys of two reports, as ``state.mac``, whose values differ, with both; the origins may."""
+    """Keys (``state.mac``) whose values differ between two reports, with both; origins are left out."""
     return {
         key: {"before": one, "after": other}
         for key, one, other in _pairs(before, after, "")
@@ -53,7 +53,7 @@ def _pairs(
 
 
 def as_line(key: str, before: Any, after: Any) -> str:
-    """One difference for people: of lists only what was added and taken away."""
+    """One difference for people: for lists only what was added and removed."""
     if isinstance(before, list) and isinstance(after, list):
         changed = [f"-{_word(one)}" for one in before if one not in after]
         changed += [f"+{_word(other)}" for other in after if other not in before]

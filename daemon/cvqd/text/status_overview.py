@@ -29,7 +29,7 @@ _NUMBERS: Final = ("pairs", "commands", "not ok", "expired")
 
 
 def overview(reports: Sequence[Mapping[str, Any]], width: int = 100, colour: Paint = PLAIN) -> str:
-    """A table of statuses, cut at ``width`` columns; the whole of one is ``status_text``'s."""
+    """A table of statuses, cut at ``width`` columns; ``status_text`` shows one in full."""
     rows = [_row(status) for status in reports]
     widths = [max(len(row[place]) for row in (_COLUMNS, *rows)) for place in range(len(_COLUMNS))]
     head, *lines = (_aligned(row, widths)[:width].rstrip() for row in (_COLUMNS, *rows))

@@ -66,7 +66,7 @@ def render(status: Mapping[str, Any], width: int = 80, colour: Paint = PLAIN) ->
 
 
 def _painted(line: str, colour: Paint) -> str:
-    """Names of sections are bold, of what is in them faint; widths are settled before."""
+    """A finished line in colour: names of sections are bold, names within them faint."""
     name, rest = line[:_MARGIN].rstrip(), line[_MARGIN:]
     gap = line[len(name) : _MARGIN]
     style = paint.DIM if name.startswith(" ") else paint.BOLD
@@ -98,7 +98,7 @@ def _reasons(name: str, reasons: Mapping[str, str], width: int) -> Iterator[str]
 
 
 def _hanging(head: str, text: str, width: int) -> Iterator[str]:
-    """A text behind its head, broken between words and continued below where it began."""
+    """A text after its head, wrapped between words with a hanging indent."""
     room = max(width - len(head), 16)
     line = ""
     for word in text.split():
@@ -127,7 +127,7 @@ def _offered(device: Mapping[str, Any]) -> list[str]:
 
 
 def _frontend(offered: Sequence[str], frontend: Mapping[str, Any], width: int) -> Iterator[str]:
-    """What the guest did without is shorter than what it took."""
+    """Features that the guest declined: a shorter list than those it took."""
     yield _row("front-end", "connected" if frontend.get("connected") else "none")
     taken = frontend.get("features", ())
     # before it has chosen it has declined nothing: VERSION_1 at least is always taken
@@ -210,7 +210,7 @@ def _steering(steering: Mapping[str, Any], width: int) -> Iterator[str]:
 
 
 def _coalescing(coalescing: Mapping[str, Any]) -> list[str]:
-    """Queues whose calls may wait."""
+    """Queues whose calls may be delayed."""
     kinds = {"all tx": coalescing.get("tx", {}), "all rx": coalescing.get("rx", {})}
     kinds |= {f"queue {index}": values for index, values in coalescing.get("queues", {}).items()}
     said = [

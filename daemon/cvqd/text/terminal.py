@@ -1,4 +1,4 @@
-"""A screen of one's own on a terminal, which is given back as it was however the program ends.
+"""A full-screen display on a terminal, which is restored however the program ends.
 
 The alternate screen keeps what was there before; single keys are read without
 Enter.  Signals arrive as bytes on a pipe (``signal.set_wakeup_fd``), so that
@@ -49,7 +49,7 @@ class Terminal:
         for end in self._wake:
             os.set_blocking(end, False)
         signal.set_wakeup_fd(self._wake[1], warn_on_full_buffer=False)
-        # a handler of Python's own is what makes a signal arrive on the pipe
+        # only signals with a Python handler arrive on the pipe
         self._handlers = {number: signal.signal(number, lambda *_: None) for number in _SIGNALS}
         self._take()
         return self

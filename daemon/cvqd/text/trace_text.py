@@ -32,7 +32,7 @@ _STYLES: Final = {
 
 
 def as_line(traced: Traced, colour: Paint = PLAIN) -> str:
-    """Time of day of the answer (UTC), id, name, outcome, duration, fields, what came back, why not."""
+    """Time of day of the answer (UTC), id, name, outcome, duration, fields, result, reason of a refusal."""
     seconds, rest = divmod(traced.time_ns + traced.elapsed_us * 1000, 1_000_000_000)
     moment = f"{strftime('%H:%M:%S', gmtime(seconds))}.{rest // 1000:06d}"
     outcome = colour(_STYLES.get(traced.outcome, ""), f"{traced.outcome:<9}")
@@ -69,7 +69,7 @@ def capture_head(instance: str, device: str) -> bytes:
 def packets(traced: Traced) -> Iterator[bytes]:
     """The command as it came in, and the answer as it went out.
 
-    A late answer went to nobody and comes without its command, which stands where it expired.
+    A late answer reached nobody and comes without its command, which was written when it expired.
     """
     if traced.outcome != "late":
         command = TraceFrame(Kind.COMMAND, Outcome.NONE, traced.command_id, traced.data)

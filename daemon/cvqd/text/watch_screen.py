@@ -1,7 +1,7 @@
 """What ``cvqd watch`` shows: one instance on one screen, its last events below.
 
-It is drawn anew each time from what is known, for whatever size the terminal
-has then, and reads and writes nothing.
+It is redrawn each time from what is known, for the terminal's current size, and
+does no I/O.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ class View:
     missing: str = ""
 
     def take(self, status: Mapping[str, Any], seconds: float) -> None:
-        """A new status, so long after the one before."""
+        """Take in a new status, ``seconds`` after the one before."""
         before, now = _answers(self.status), _answers(status)
         self.rates = {
             command: (_total(now[command]) - _total(before.get(command, {}))) / seconds for command in now
         }
-        # nothing is known of the time before the first, nor across a restart
+        # rates are unknown before the second status, and across a restart
         if not self.status or any(rate < 0 for rate in self.rates.values()):
             self.rates = {}
         self.status, self.missing = status, ""
@@ -58,7 +58,7 @@ def screen(view: View, clock: str, width: int, height: int, colour: Paint) -> li
     table = _table(view)
     # the events have at least half of what is left
     rows = (height - len(lines) - 2) // 2
-    # a head with nothing below it but how much is missing is no table
+    # a head with nothing below it but the number of rows left out is no table
     if table and rows >= min(3, len(table)):
         head, *commands = table
         lines += ["", colour(paint.BOLD, head[:width])]
@@ -133,5 +133,5 @@ def _answers(status: Mapping[str, Any]) -> Counts:
 
 
 def _total(outcomes: Mapping[str, int]) -> int:
-    """Commands; a late answer is no further one."""
+    """Number of commands; a late answer is not another one."""
     return sum(count for outcome, count in outcomes.items() if outcome != "late")
