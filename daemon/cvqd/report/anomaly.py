@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 if TYPE_CHECKING:
     from cvqd.report.line import Line, Place
 
-#: kinds in the order of their weight, and what each means
+#: kinds, gravest first, and what each means
 KINDS: Final = {
     "move.failed": "a move failed; the text says where the guest is",
     "move.unfinished": "a move has no end in these logs",
@@ -23,7 +23,7 @@ KINDS: Final = {
     "seq.gap": "lines are missing that the daemon did not drop itself",
 }
 
-#: anomalies of one kind that are told one by one
+#: anomalies of one kind that are listed; further ones are only counted
 KEPT: Final = 100
 
 

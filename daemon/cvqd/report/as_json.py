@@ -1,6 +1,6 @@
 """The report for programs: keys that stay, times in µs, text as the log has it.
 
-Keys are added, never renamed; ``schema`` would say if one had to go.
+Keys are added, never renamed; ``schema`` would change if one had to go.
 """
 
 from __future__ import annotations

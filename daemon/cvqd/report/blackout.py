@@ -62,7 +62,7 @@ class Blackouts:
 
 
 def long_ones(moves: Iterable[Move]) -> Iterator[tuple[Move, int]]:
-    """Moves whose blackout breaks the rule, with the median that they are held against."""
+    """Moves whose blackout breaks the rule, with the median that they are compared with."""
     like: defaultdict[tuple[str, str, str], list[Move]] = defaultdict(list)
     for move in moves:
         if move.blackout_us is not None:

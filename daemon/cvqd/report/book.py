@@ -24,7 +24,7 @@ KEPT: Final = 2000
 
 
 class Book:
-    """Opens moves for runs, and judges them when nothing more will be said about them."""
+    """Opens moves for runs, and judges them when no more lines about them can come."""
 
     def __init__(self, anomalies: Anomalies) -> None:
         self._pairs = Pairs()
@@ -44,7 +44,7 @@ class Book:
         return move
 
     def depart(self, departure: Departure) -> None:
-        """A guest leaves a daemon; more may be said about it for a while."""
+        """A guest leaves a daemon; more lines about it may come for a while."""
         self._pairs.depart(departure)
         self._join(self._pairs.take_old())
 

@@ -25,7 +25,7 @@ _BINS: Final = 24
 _LINE: Final = 13
 #: moves whose blackouts are drawn phase by phase
 _COLUMNS: Final = 160
-#: beyond this many medians a straight scale would press everything else to the floor
+#: beyond this many medians a linear scale would flatten everything else
 _CROOKED: Final = 8
 
 
@@ -47,7 +47,7 @@ class _Height:
         return _BOTTOM - self.share(us) * (_BOTTOM - _TOP)
 
     def marks(self) -> Iterator[float]:
-        """Where the axis says how high it is."""
+        """Values at which the axis has a label."""
         if not self.crooked:
             yield from marks(0, self.most, 5)
             return
@@ -100,7 +100,7 @@ def _quantiles(blackouts: Distribution, height: _Height) -> Iterator[Markup]:
 
 
 def _straight(moves: Sequence[Move], height: _Height) -> bool:
-    """Whether there are columns: parts add up on a straight scale only."""
+    """Whether there are columns: parts add up on a linear scale only."""
     return not height.crooked and len(moves) <= _COLUMNS
 
 

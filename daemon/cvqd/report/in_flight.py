@@ -1,4 +1,4 @@
-"""Commands that a guest gave and that have no answer yet, as far as a log tells.
+"""A guest's commands that have no answer yet, as far as a log tells.
 
 Only a log at debug level says that a command was received.  A line that is
 missing may be the answer, so nothing is claimed across a gap.
@@ -18,7 +18,7 @@ MOST: Final = 32768
 #: the longest deadline that a configuration takes
 PATIENCE_NS: Final = 60 * 10**9
 
-#: lines that were left out are told a second later (``host.logging``), or when the daemon comes round to it
+#: lines left out are reported a second later (``host.logging``), or when the daemon gets round to it
 ACCOUNT_NS: Final = 3 * 10**9
 
 #: events that tell of an answer
@@ -32,7 +32,7 @@ class InFlight:
 
     def __init__(self) -> None:
         self._waiting: dict[int, Line] = {}
-        #: whose device has ended, and when that was
+        #: commands whose device was stopped, and when
         self._ended: list[tuple[Line, int]] = []
 
     def received(self, line: Line) -> None:
@@ -56,12 +56,12 @@ class InFlight:
         self._ended.clear()
 
     def device_ended(self, now_ns: int) -> None:
-        """What is in flight has no answer any more; that its line was left out may still be told."""
+        """What is in flight gets no answer now; a report of lines left out may still explain that."""
         self._ended += [(line, now_ns) for line in self._waiting.values()]
         self._waiting.clear()
 
     def unanswered(self, now_ns: int) -> list[Line]:
-        """Commands whose device ended without an answer, once nothing explains that any more."""
+        """Commands whose device stopped without an answer, once no line can explain that any more."""
         if not self._ended or now_ns - self._ended[0][1] <= ACCOUNT_NS:
             return []
         found = [line for line, ended_ns in self._ended if now_ns - ended_ns > ACCOUNT_NS]
@@ -69,9 +69,9 @@ class InFlight:
         return found
 
     def log_ended(self, open_ns: int | None) -> tuple[list[Line], list[Line]]:
-        """What has no answer: commands whose device ended, and those in flight to the end of the log.
+        """Unanswered commands: those whose device stopped, and those in flight at the end of the log.
 
-        Of the latter, in a log that just ends at ``open_ns``, only what should have been answered by then.
+        If the log just ends, at ``open_ns``, only those that should have been answered by then.
         """
         waiting = list(self._waiting.values())
         if open_ns is not None:

@@ -17,7 +17,7 @@ Fields = dict[str, Any]
 
 #: how each of our lines begins: the order of its keys is fixed
 _OPENING: Final = b'{"schema":'
-#: and goes on, which the status inside of ``status.reported`` does not
+#: and how it goes on, unlike the status inside ``status.reported``
 _HEADER: Final = re.compile(_OPENING + rb'[0-9]{1,9},"ts":')
 #: 2026-11-22T17:12:17.852Z
 _TIMESTAMP_LENGTH: Final = 24
@@ -125,7 +125,7 @@ def _checked(fields: object) -> Fields | None:
 
 
 def number(fields: Fields, key: str) -> int | None:
-    """A whole number from 0 below 2**63, None if the line has no such."""
+    """A whole number from 0 to 2**63 - 1, None if the line has none."""
     value = fields.get(key)
     return value if type(value) is int and 0 <= value < _MOST else None
 

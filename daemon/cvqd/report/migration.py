@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from cvqd.report.line import Line
     from cvqd.report.move import Tick
 
-#: migrations, and halves that wait for their other half, that are kept while more lines may come
+#: migrations, whole or with one side missing, that are kept while more lines may come
 WAITING: Final = 500
 #: difference of wall and monotonic time of two daemons of one boot, at most; lines have ms
 _ONE_BOOT_NS: Final = 100_000_000
@@ -47,7 +47,7 @@ class Arrival:
     loaded: Line
     replayed: list[Line] = field(default_factory=list)
     started: Line | None = None
-    #: the destination gave the state up
+    #: the destination discarded the state
     unused: Line | None = None
     rings: frozenset[int] | None = None
     ticks: list[Tick] = field(default_factory=list)
@@ -62,7 +62,7 @@ Sides = tuple[Departure | None, Arrival | None]
 
 
 class Pairs:
-    """Joins departures and arrivals of different daemons as they come; both orders happen with two clocks."""
+    """Joins departures and arrivals of different daemons, in either order, as they have two clocks."""
 
     def __init__(self) -> None:
         self.joined: list[Sides] = []
@@ -90,14 +90,14 @@ class Pairs:
             self.joined.append((None, self._arrivals.popleft()))
 
     def take_old(self) -> list[Sides]:
-        """Migrations so long ago that no line will say more about them; mostly none."""
+        """Migrations so long ago that no more lines about them can come; usually none."""
         if len(self.joined) <= 2 * WAITING:
             return []
         old, self.joined = self.joined[:WAITING], self.joined[WAITING:]
         return old
 
     def conclude(self) -> list[Sides]:
-        """All others, with the halves that stayed alone."""
+        """All others, including those with one side only."""
         alone: list[Sides] = [(departure, None) for departure in self._departures]
         alone += [(None, arrival) for arrival in self._arrivals]
         return self.joined + alone
@@ -107,7 +107,7 @@ Half = TypeVar("Half", Departure, Arrival)
 
 
 def _other_half(one: Departure | Arrival, waiting: deque[Half]) -> Half | None:
-    """The latest that carries the same state in another daemon, taken out."""
+    """Take out the latest half that carries the same state in another daemon."""
     digest, run_id = one.line.fields.get("digest"), one.line.fields["run_id"]
     for index in range(len(waiting) - 1, -1, -1):
         fields = waiting[index].line.fields
@@ -119,7 +119,7 @@ def _other_half(one: Departure | Arrival, waiting: deque[Half]) -> Half | None:
 
 
 def joined(count: int, departure: Departure | None, arrival: Arrival | None) -> Move:
-    """The move that both sides, or one of them, tell of."""
+    """The move that both sides, or the only one, describe."""
     first = departure.line if departure else arrival.line if arrival else None
     assert first is not None
     clock = _Clock(departure, arrival)

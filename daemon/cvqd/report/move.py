@@ -90,7 +90,7 @@ class Move:
     end_ns: int | None = None
     phases: list[Phase] = field(default_factory=list)
     blackout_us: int | None = None
-    #: commands that put the state into the target
+    #: number of commands that put the state into the target
     replayed: int | None = None
     digest_before: str = ""
     digest_after: str = ""
@@ -99,7 +99,7 @@ class Move:
     failed_phase: str = ""
     reason: str = ""
     guest_on: str = ""
-    #: said where one clock could not be had
+    #: a remark if the two sides have no common clock
     clock: str = ""
     ticks: list[Tick] = field(default_factory=list)
     #: kinds of the anomalies that belong to it
@@ -139,7 +139,7 @@ class Move:
 
     @property
     def elapsed_us(self) -> int:
-        """All of it."""
+        """Duration of the whole move in µs."""
         begin, end = self.span_ns
         return (end - begin) // 1000
 

@@ -1,4 +1,4 @@
-"""The report as one page: text, pictures and style in one file that asks for nothing else.
+"""The report as one page: text, pictures and style in one file that loads nothing else.
 
 No script, no font, no picture from elsewhere, and a policy in the page that
 forbids them.  Whatever came from a log goes through ``markup``.

@@ -1,4 +1,4 @@
-"""How far the reading is, on a terminal and nowhere else."""
+"""Progress of reading, shown on terminals only."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from cvqd.report.reader import LogFile
 
-#: seconds between two looks
+#: seconds between two updates
 _EVERY: Final = 0.2
 
 
@@ -25,7 +25,7 @@ class Progress:
         self._any = False
 
     def show(self, files: Sequence[LogFile]) -> None:
-        """Called often."""
+        """Update the line if it is time; called often."""
         now = time.monotonic()
         if not self._terminal or now - self._shown < _EVERY:
             return
@@ -37,7 +37,7 @@ class Progress:
         self._out.flush()
 
     def done(self) -> None:
-        """The line goes."""
+        """Remove the line."""
         if self._any:
             self._out.write("\r\x1b[K")
             self._out.flush()

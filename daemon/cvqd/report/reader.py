@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 #: bytes of the longest line that is looked at; the journal's LineMax is 48 KiB
 LONGEST: Final = 1 << 18
 _GZIP: Final = b"\x1f\x8b"
-#: lines between two looks at the clock
+#: lines between two calls of ``advanced``
 _STRIDE: Final = 4096
 
 
@@ -85,7 +85,7 @@ class Reader:
         streams = [self._read(file) for file in self.files]
         if len(streams) == 1:
             return streams[0]
-        # opened now, so that a name that is wrong is known before an hour of reading
+        # opened now, so that a wrong name is reported before an hour of reading
         return heapq.merge(*map(_opened, streams), key=_Clock())
 
     def _read(self, file: LogFile) -> Iterator[Line]:
@@ -115,7 +115,7 @@ class Reader:
 
 
 class _Clock:
-    """Key of the merge: the latest wall time of a file so far, so that a clock set back keeps its order."""
+    """Key of the merge: a file's latest wall time so far, which keeps its order if the clock was set back."""
 
     def __init__(self) -> None:
         self._latest: dict[str, str] = {}
@@ -136,7 +136,7 @@ def _open(name: str) -> BufferedReader:
 
 
 def _unpacked(stream: BufferedReader) -> BufferedReader | GzipFile:
-    """What the bytes stand for; closing it is not needed."""
+    """The stream, decompressed if it is gzip; closing it is not needed."""
     if stream.peek(2)[:2] != _GZIP:
         return stream
     # not loaded for a plain file

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Rehearsal:
-    """What was asked for, and how it ended; ``times`` is how often, ``moves`` how many moves came of it."""
+    """What was asked for, and how it ended; ``times`` were asked for, ``moves`` were made."""
 
     name: str
     line: Line

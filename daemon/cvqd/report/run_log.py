@@ -1,8 +1,8 @@
 """One run of a daemon as its lines tell it, from its first to its last.
 
 Every event that says something about a command, the device or the daemon's end
-has a method here, named in ``_HANDLERS``; what moves inside the daemon say is
-``switchovers``'s; all others only count.
+has a method here, named in ``_HANDLERS``; events of moves inside the daemon go
+to ``switchovers``; all others are only counted.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from cvqd.report.line import Line
     from cvqd.report.move import Tick
 
-#: whose doing a snapshot is that travels from daemon to daemon
+#: ``how`` of a snapshot that travels from daemon to daemon
 _MIGRATION: Final = "front-end"
 
 
@@ -56,7 +56,7 @@ class RunLog:
         self._switchovers = Switchovers(book, self._recent)
         self._departure: Departure | None = None
         self._arrival: Arrival | None = None
-        #: the line that says that the device stands
+        #: the line that says that the device stopped
         self._stopped: Line | None = None
         #: rings of the device's latest start
         self._rings: frozenset[int] = frozenset()

@@ -34,7 +34,7 @@ def plural(number: int, noun: str) -> str:
 
 
 def step(span: float, parts: int = 6) -> float:
-    """The round distance (1, 2 or 5 times a power of ten) that cuts a span into at most so many parts."""
+    """The round distance (1, 2 or 5 times a power of ten) that cuts a span into at most ``parts``."""
     if span <= 0:
         return 1.0
     for power in count(-3):

@@ -23,12 +23,12 @@ def when(move: Move) -> str:
     return move.line.ts[:23].replace("T", " ")
 
 
-#: so few moves are all shown whole
+#: up to this many moves are all shown whole
 _FEW: Final = 3
 
 
 def in_detail(moves: Sequence[Move], most: int) -> list[Move]:
-    """At most so many moves, in order: all of a few, else the longest blackout and what is not well."""
+    """At most ``most`` moves, in order: all of a few, else the longest blackout and those not well."""
     if len(moves) <= min(most, _FEW):
         return list(moves)
     worst = max(moves, key=_blackout)
@@ -37,7 +37,7 @@ def in_detail(moves: Sequence[Move], most: int) -> list[Move]:
 
 
 def longest(moves: Sequence[Move], most: int) -> list[Move]:
-    """At most so many moves, in order: those in detail, filled up with the longest blackouts."""
+    """At most ``most`` moves, in order: those in detail, filled up with the longest blackouts."""
     chosen = {move.number for move in in_detail(moves, most)}
     for move in sorted(moves, key=_blackout, reverse=True):
         if len(chosen) >= most:

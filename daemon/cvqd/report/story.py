@@ -1,8 +1,8 @@
 """Lines in, findings out: every line goes to the run it belongs to.
 
-A run that another one followed in the same log, and that never said that it
-stopped, has crashed.  Two daemons whose instances have one name, in files of
-their own, are no successors of each other.
+A run that never said that it stopped, and that another one follows in the same
+log, has crashed.  Two daemons whose instances share a name but have separate
+files do not follow each other.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 #: runs that are followed at once; the one that began first makes room for the next
 RUNS: Final = 2000
 
-#: what logrotate(8) puts behind a name
+#: what logrotate(8) appends to a name
 _ROTATED: Final = re.compile(r"([.-]\d+)?(\.gz)?$")
 
 

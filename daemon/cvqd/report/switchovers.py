@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 #: commands before a move, and after it, that are kept
 AROUND: Final = 32
-#: moves of one run whose lines may come mixed
+#: moves of one run whose lines may be interleaved
 _MOVES: Final = 4
 
 

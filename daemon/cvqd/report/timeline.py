@@ -2,7 +2,7 @@
 
 Three panels side by side.  The middle one is the move, to scale.  Those at its
 sides hold the guest's commands before and after, each on a scale of its own:
-a move takes milliseconds, a guest may not say a word for minutes.
+a move takes milliseconds, a guest may be silent for minutes.
 """
 
 from __future__ import annotations
@@ -201,7 +201,7 @@ def _failure(move: Move, scale: _Scale, y: float) -> Iterator[Markup]:
 
 
 def _beside(phases: Sequence[Phase], scale: _Scale, y: float) -> Markup:
-    """How long the phase took, behind its bar."""
+    """How long the phase took, beside its bar."""
     text = duration(sum(phase.elapsed_us for phase in phases))
     left, right = scale(phases[0].begin_ns), scale(phases[-1].end_ns)
     return element("text", text, x=max(right, left + 2, scale.left) + 7, y=y, class_="value")
