@@ -1,4 +1,4 @@
-"""``python -m cvqd.manual DIRECTORY``: writes the manuals as they lie below a prefix."""
+"""``python -m cvqd.manual DIRECTORY``: writes the manuals as they are installed below a prefix."""
 
 from __future__ import annotations
 

@@ -85,7 +85,7 @@ def text(tree: Command) -> str:
     words = []
     for each in commands:
         flags = " ".join([flag for option in each.options for flag in option.flags] + ["--help"])
-        # instances add themselves to what is offered before them
+        # last: the shell adds instances to what was offered before
         offers = sorted(set(filter(None, map(_offers, each.operands))), key="instance".__eq__)
         offers = offers or list(filter(None, [" ".join(sub.name for sub in each.commands)]))
         offer = "; ".join(f'_cvqd_offer {shlex.quote(kind)} "$cur"' for kind in offers) or ":"

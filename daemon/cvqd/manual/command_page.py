@@ -125,7 +125,7 @@ def _term(argument: Argument) -> str:
 
 
 def _as_a_daemon(page: Page) -> None:
-    """What no table has: how an instance that runs is reached."""
+    """What is in no table: how a running instance is reached."""
     page.section("SIGNALS")
     page.paragraph("A running instance takes these:")
     for name, meaning in SIGNALS.items():

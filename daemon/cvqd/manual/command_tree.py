@@ -1,4 +1,4 @@
-"""The command line as a tree of values: what pages and completions are made from."""
+"""The command line as a tree of values, from which pages and completions are made."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-#: what a value is, by its name in the usage
+#: kind of a value, by its name in the usage
 _KINDS: Final = {
     "FILE": "file",
     "A": "file",
@@ -30,7 +30,7 @@ _HELP = "--help"
 class Argument:
     """An option (``flags``) or an operand (none); ``metavar`` names its value, empty for a switch.
 
-    ``many`` may stand in place of one value.
+    ``many`` says that several values may be given.
     """
 
     flags: tuple[str, ...]
@@ -42,7 +42,7 @@ class Argument:
 
     @property
     def kind(self) -> str:
-        """What a shell can offer for it: file, directory, instance, device or, for nothing, an empty text."""
+        """What a shell can offer for it: file, directory, instance, device; empty for nothing."""
         return _KINDS.get(self.metavar, "")
 
     @property

@@ -45,7 +45,7 @@ def write(prefix: Path) -> list[str]:
 
 
 def today() -> str:
-    """Date for the pages; ``SOURCE_DATE_EPOCH`` (reproducible-builds.org) decides where it is set."""
+    """Date for the pages: that of ``SOURCE_DATE_EPOCH`` (reproducible-builds.org), if set."""
     epoch = os.environ.get("SOURCE_DATE_EPOCH")
     made = datetime.fromtimestamp(int(epoch), UTC) if epoch else datetime.now(UTC)
     return made.date().isoformat()

@@ -1,4 +1,4 @@
-"""Completion for fish: a line for everything that can stand somewhere."""
+"""Completion for fish: a line for each word that can be completed."""
 
 from __future__ import annotations
 

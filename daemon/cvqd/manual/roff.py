@@ -16,7 +16,7 @@ _WIDTH: Final = 78
 
 _ESCAPES: Final = {"\\": "\\e", "-": "\\-", "'": "\\(aq", "^": "\\(ha", "~": "\\(ti", "`": "\\(ga"}
 
-#: what stands for something: FILE, N, COMMAND.NAME
+#: placeholders: FILE, N, COMMAND.NAME
 _PLACEHOLDER: Final = re.compile(r"\b[A-Z][A-Z_]*\b(?![-./])")
 
 
@@ -28,7 +28,7 @@ class Page:
         self.section_number: Final = section
         self._lines = [
             f'.TH {name.upper()} {section} {date} "{source}" "{volume}"',
-            # no hyphens in words that may be typed, no gaps between them
+            # no hyphenation of words that may be typed, no stretched spaces between them
             ".nh",
             ".ad l",
         ]
@@ -55,7 +55,7 @@ class Page:
 
     def synopsis(self, command: str, usage: str) -> None:
         """One way to call a command, as argparse writes it."""
-        # a line that does not fit goes on under its own beginning
+        # a line that does not fit is continued with a hanging indent
         self._lines += [".HP 4", *_lines(f"{_bold(command)} {_usage(usage)}")]
 
     def item(self, term: str, text: str, *more: str) -> None:
@@ -93,7 +93,7 @@ def sentence(text: str) -> str:
 
 
 def markup(text: str) -> str:
-    """Text with its literals set."""
+    """Text with its literals marked up."""
     parts = text.split("`")
     assert len(parts) % 2, f"a backtick has no partner: {text}"
     return "".join(_literal(part) if index % 2 else escape(part) for index, part in enumerate(parts))
@@ -124,7 +124,7 @@ def _bold(text: str) -> str:
 
 
 def _usage(text: str) -> str:
-    """What is typed bold, what it stands for underlined, brackets and bars plain."""
+    """Literals bold, placeholders underlined, brackets and bars plain."""
     return re.sub(
         r"(?P<typed>--?[a-z][a-z0-9-]*|\b[a-z][a-z0-9-]*\b)|(?P<stands>\b[A-Z][A-Z_]*\b)",
         lambda match: _bold(match["typed"]) if match["typed"] else f"\\fI{match['stands']}\\fR",
@@ -138,5 +138,5 @@ def _lines(text: str) -> list[str]:
 
 
 def _guard(line: str) -> str:
-    """A line that begins like a request is none."""
+    """Keep a line that begins like a request from being one."""
     return f"\\&{line}" if line.startswith((".", "'")) else line

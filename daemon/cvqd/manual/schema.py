@@ -1,8 +1,8 @@
 """JSON Schema of the configuration (draft 2020-12), for editors.
 
-It refuses less than ``check-config``: ranges of values with a unit, paths with
-``..`` and what two keys must agree on are beyond it.  It refuses nothing that is
-right, as long as numbers are written without quotes.
+It refuses less than ``check-config``: it cannot check ranges of values with a
+unit, paths with ``..`` or what two keys must agree on.  It refuses nothing
+valid, as long as numbers are written without quotes.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class _Unions:
             return found | ({"description": entry.doc} if entry.doc else {})
         found["description"] = f"{entry.doc} ({entry.type.shown}; {default_text(entry)})"
         default = written_default(entry)
-        # one with the instance's name in it is no text to insert
+        # an editor could not insert one with the instance's name in it
         if default is not None and "{instance}" not in str(default[0]):
             found["default"] = default[0]
         return found

@@ -1,4 +1,4 @@
-"""Defaults as a file would have them."""
+"""Defaults as they would be written in a file."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def default_text(entry: Field) -> str:
 
 
 def written_default(entry: Field) -> tuple[Any] | None:
-    """The default's value in JSON; None where it is words about something else (``the device's``).
+    """The default's value in JSON; None if the manual only describes it (``the device's``).
 
-    What the manual shows is such a value if it reads as the default.
+    The manual's text is a value if reading it gives the default.
     """
     if entry.default is REQUIRED:
         return None
