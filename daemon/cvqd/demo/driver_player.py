@@ -85,7 +85,7 @@ class DriverPlayer:
         return await self._ask(MacAddrSet(self._mac))
 
     async def set_channels(self, pairs: int) -> str:
-        """Use so many queue pairs."""
+        """Use ``pairs`` queue pairs."""
         return await self._ask(VqPairsSet(pairs))
 
     async def add_vlan(self, vlan: int) -> str:

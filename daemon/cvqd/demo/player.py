@@ -1,4 +1,4 @@
-"""Who plays the guest: what the story asks of it, whichever guest it is."""
+"""The part of the guest: what the story asks of it, whichever guest it is."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Player(Protocol):
         """Change the card's MAC address."""
 
     async def set_channels(self, pairs: int) -> str:
-        """Use so many queue pairs."""
+        """Use ``pairs`` queue pairs."""
 
     async def add_vlan(self, vlan: int) -> str:
         """Join a VLAN."""

@@ -29,12 +29,12 @@ _PATIENCE: Final = 5.0
 
 
 class Either(tuple[str, ...]):
-    """Names of commands of which one will do."""
+    """Names of commands of which any one will do."""
 
     __slots__ = ()
 
 
-#: with RSS, Linux since 6.12 says how many pairs it uses in the table's command
+#: with RSS, Linux since 6.12 sets the number of pairs in the command that sets the table
 USE_PAIRS: Final = Either(("mq.vq_pairs_set", "mq.rss_config"))
 
 
@@ -62,7 +62,7 @@ class Stage:
         return state
 
     async def act(self, title: str, action: Coroutine[Any, Any, str], *commands: str | Either) -> None:
-        """Let the guest act, show what came of it, and hold it to ``commands``, all acknowledged."""
+        """Let the guest act, show the result, and check that it sent ``commands``, all acknowledged."""
         wanted = [Either((command,)) if isinstance(command, str) else command for command in commands]
         with closing(action):  # where nobody reads the title any more it never begins
             self.screen.title(title)
@@ -83,7 +83,7 @@ class Stage:
         )
 
     def tracked(self, key: str, value: object) -> None:
-        """Hold the tracked state to one value."""
+        """Check one value of the tracked state."""
         found = self.state[key]
         self.screen.check(f"cvqd tracks {key} {_shown(value)}", holds=found == value, instead=_shown(found))
 

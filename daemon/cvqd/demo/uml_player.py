@@ -42,7 +42,7 @@ class UmlPlayer:
         return await self._ask(f"ip link set {_CARD} address {mac}")
 
     async def set_channels(self, pairs: int) -> str:
-        """Use so many queue pairs, and let a frame's priority choose among them."""
+        """Use ``pairs`` queue pairs, and let a frame's priority choose among them."""
         asked = await self._ask(f"ethtool -L {_CARD} combined {pairs}")
         priorities = " ".join(str(number if number < pairs else 0) for number in range(16))
         queues = " ".join(f"1@{number}" for number in range(pairs))
