@@ -89,8 +89,8 @@ class DaemonProcess:
     ) -> AsyncIterator[DaemonProcess]:
         """Write ``name``.yaml into ``directory``, run the daemon on it until it is ready, kill it at the end.
 
-        ``cpu`` pins it to one core, ``under`` is a command that becomes the daemon, ``environment`` goes
-        on top of ours.  Raises DaemonError if it is not ready in time or ends.
+        ``cpu`` pins it to one core, ``under`` is a command that executes the daemon, ``environment`` is
+        added to ours.  Raises DaemonError if it is not ready in time or ends.
         """
         path = directory / f"{name}.yaml"
         path.write_text(yaml.safe_dump(dict(config), sort_keys=False))

@@ -1,7 +1,7 @@
-"""A driver that sits straight on a vDPA device: no front-end, no daemon between.
+"""A driver directly on a vDPA device, with no front-end and no daemon in between.
 
 It plays the guest towards the simulator or the kernel's character device, for
-the contract tests and as the floor of the benchmark: the order of calls that
+the contract tests and as the baseline of the benchmark: the order of calls that
 brings a device up, then commands and frames.
 """
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 NET_HEADER: Final = bytes(12)
 #: an empty ``struct virtio_net_hdr_v1_hash``, with HASH_REPORT
 HASH_HEADER: Final = bytes(20)
-#: what a driver takes that knows nothing of hash reports
+#: what a driver without hash reports takes
 USUAL_FEATURES: Final = 2**64 - 1 & ~Feature.HASH_REPORT.mask
 
 _RINGS: Final = mask_of(Feature.RING_PACKED, Feature.INDIRECT_DESC, Feature.EVENT_IDX)

@@ -33,10 +33,10 @@ _NOTIFY: Final = (1).to_bytes(8, "little")
 
 
 class GuestMemory:
-    """``size`` bytes of a memfd, ``sealed`` against other sizes, that the guest sees at ``guest_address``.
+    """``size`` bytes of a memfd, ``sealed`` against resizing, that the guest sees at ``guest_address``.
 
     ``user_address`` is the front-end's address of the same bytes (different on
-    purpose: whoever confuses the two is found out).  The guest's first byte
+    purpose, so that confusing the two is detected).  The guest's first byte
     lies at ``mmap_offset`` in the file.  ``allocate`` never frees.
     """
 

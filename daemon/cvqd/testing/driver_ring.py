@@ -1,4 +1,4 @@
-"""One ring of a driver that sits straight on a vDPA device, in an ``Arena``, with eventfds of its own."""
+"""One ring of a driver directly on a vDPA device, in an ``Arena``, with eventfds of its own."""
 
 from __future__ import annotations
 

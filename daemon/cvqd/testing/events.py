@@ -1,6 +1,6 @@
 """A log that remembers: tests read back what was emitted.
 
-Every event is held against the catalogue when it is emitted, so a test that
+Every event is checked against the catalogue when it is emitted, so a test that
 uses the recorder also checks names and fields.
 """
 

@@ -1,6 +1,6 @@
-"""The shipped front-end: one method per vhost-user request, and what the back-end asks of its own.
+"""The shipped front-end: one method per vhost-user request, and the back-end's own requests.
 
-How messages and replies travel is ``frontend_connection``'s.
+Sending messages and receiving replies is in ``frontend_connection``.
 """
 
 from __future__ import annotations
@@ -56,11 +56,11 @@ class FrontEnd(FrontEndConnection):
         return await self._get(FrontRequest.GET_FEATURES)
 
     async def set_features(self, features: int, *, need_reply: bool | None = None) -> None:
-        """Acknowledge features; the word goes as it is."""
+        """Acknowledge features; the word is sent unchanged."""
         await self.request(FrontRequest.SET_FEATURES, payloads.encode_u64(features), need_reply=need_reply)
 
     async def set_owner(self) -> None:
-        """Start of a session, to those who care."""
+        """Start of a session, for back-ends that care."""
         await self.request(FrontRequest.SET_OWNER)
 
     async def get_protocol_features(self) -> int:
@@ -157,14 +157,14 @@ class FrontEnd(FrontEndConnection):
         await self.request(FrontRequest.RESET_DEVICE)
 
     async def set_device_state_fd(self, direction: payloads.TransferDirection, fd: int) -> None:
-        """SET_DEVICE_STATE_FD; the back-end is to use this descriptor and no better one of its own."""
+        """SET_DEVICE_STATE_FD; FrontEndError unless the back-end uses this descriptor."""
         request = FrontRequest.SET_DEVICE_STATE_FD
         reply = await self.request(request, payloads.encode_device_state(direction), [fd])
         if payloads.decode_u64(request.name, reply) != 0x100:
             raise FrontEndError("SET_DEVICE_STATE_FD was refused")
 
     async def check_device_state(self) -> None:
-        """CHECK_DEVICE_STATE; FrontEndError where the state did not arrive."""
+        """CHECK_DEVICE_STATE; FrontEndError if the state did not arrive."""
         if await self._get(FrontRequest.CHECK_DEVICE_STATE):
             raise FrontEndError("the state was refused")
 
@@ -189,7 +189,7 @@ class FrontEnd(FrontEndConnection):
             finally:
                 os.close(theirs)
             with contextlib.suppress(trio.BrokenResourceError):
-                # a back-end that has had enough says so when it is asked
+                # a back-end that stops reading says so when it is asked
                 await pipe.send_all(data)
         await self.check_device_state()
 

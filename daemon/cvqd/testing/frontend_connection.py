@@ -1,7 +1,7 @@
 """A VMM's end of a vhost-user socket: messages out, replies in, each of them checked.
 
-It sends what it is told, also what no front-end should (``send_raw``), and it
-believes nothing: every reply's number and flag word are looked at.
+It sends what it is told, even what no front-end should (``send_raw``), and
+trusts nothing: every reply's request number and flags are checked.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ class FrontEndConnection:
         return data
 
     async def hung_up(self) -> bytes:
-        """Wait until the back-end hangs up; what it still said before."""
+        """Wait until the back-end hangs up; returns what it sent before that."""
         said = b""
         try:
             while part := await self._stream.recv(4096):

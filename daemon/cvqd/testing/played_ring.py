@@ -1,4 +1,4 @@
-"""A driver's ring in the hands of a test: honest by ``core.driver_ring``, or as the test pleases."""
+"""A driver's ring for tests: honest, by ``core.queues.driver_ring``, or as hostile as a test wants."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class _ForgivingSplitRing(SplitDriverRing):
 
 
 class PlayedRing:
-    """The driver's side of ``ring`` with the format's additions in use; ``table`` allocates bytes.
+    """The driver's side of ``ring`` with the format's options in use; ``table`` allocates bytes.
 
     With INDIRECT_DESC every buffer of more than one part goes into a table, as Linux does
     (``drivers/virtio/virtio_ring.c``).

@@ -1,7 +1,7 @@
-"""The orders in which real front-ends speak, as data: generators of steps.
+"""The message orders of real front-ends, as data: generators of steps.
 
 A sequence yields ``Step`` and is sent the reply's payload (None where there is
-none), so one text serves a socket (``FrontEnd.play``) and a ``Session`` in
+none), so one sequence serves a socket (``FrontEnd.play``) and a ``Session`` in
 memory.  Orders as seen on the wire of virtio_uml (``arch/um/drivers/virtio_uml.c``),
 QEMU (``hw/virtio/vhost.c``, ``hw/net/vhost_net.c``), crosvm, libkrun and
 cloud-hypervisor (``virtio-devices/src/vhost_user/net.rs``).
@@ -115,7 +115,7 @@ def inband_connect(setup: GuestSetup) -> Sequence:
 
 
 def inband_start(setup: GuestSetup) -> Sequence:
-    """As ``uml_start`` without a word about kicks and calls."""
+    """As ``uml_start``, without kick and call descriptors."""
     for step in uml_start(setup):
         if step.request not in (FrontRequest.SET_VRING_CALL, FrontRequest.SET_VRING_KICK):
             yield step
@@ -240,7 +240,7 @@ def cloud_hypervisor_connect(setup: GuestSetup) -> Sequence:
 
 
 def cloud_hypervisor_start(setup: GuestSetup) -> Sequence:
-    """CTRL_VQ is passed on, and not a word is said of the control queue: it is served over there."""
+    """CTRL_VQ is passed on, but no message concerns the control queue: the VMM serves it itself."""
     data = setup.rings[: len(setup.rings) // 2 * 2]
     yield u64(FrontRequest.SET_FEATURES, _with_bit_30(setup.features), need_reply=True)
     yield memory_table(setup, need_reply=True)
@@ -254,7 +254,7 @@ def cloud_hypervisor_start(setup: GuestSetup) -> Sequence:
 
 
 def cloud_hypervisor_stop(setup: GuestSetup) -> Sequence:
-    """As crosvm, acknowledged, and of data rings alone."""
+    """As crosvm, with acknowledgements, for data rings only."""
     for step in crosvm_stop(setup._replace(rings=setup.rings[: len(setup.rings) // 2 * 2])):
         yield step._replace(need_reply=True)
 

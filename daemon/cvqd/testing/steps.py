@@ -1,7 +1,7 @@
 """What a front-end says, step by step: one request with its payload and descriptors.
 
-``Step`` is made here for every request that the sequences use, from the
-``GuestSetup`` that they speak for.
+The functions make a ``Step`` for every request that the sequences use, from the
+``GuestSetup`` of the guest they are for.
 """
 
 from __future__ import annotations

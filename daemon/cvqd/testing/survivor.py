@@ -108,11 +108,11 @@ class Survivor:
                     await front_end.play(_cut(start, steps, pid))
                 else:
                     await front_end.play(start)
-                    # nothing is waited for in this order: this answer comes behind all that was said
+                    # the start waits for no reply: the answer to this comes after all that was sent before
                     self._mac = await front_end.get_config(0, 6)
                     self._work(pid, batches)
                 if pid:
-                    # SIGKILL takes its time: until then it may still be answering
+                    # SIGKILL takes its time: until then the daemon may still be answering
                     await front_end.hung_up()
         except FrontEndError:
             if not pid:
@@ -144,7 +144,7 @@ class Survivor:
                 while time.perf_counter_ns() < end:
                     self._take()
             else:
-                # the moment at which a daemon that keeps too late has not kept yet
+                # the moment at which a daemon that persists too late has not persisted yet
                 while not self._take():
                     pass
             os.kill(pid, signal.SIGKILL)

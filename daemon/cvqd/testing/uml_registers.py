@@ -1,4 +1,4 @@
-"""A processor whose registers User Mode Linux cannot hold, and how its guest runs there all the same.
+"""How a User Mode Linux guest runs on a processor whose registers the kernel cannot hold.
 
 UML before 6.13 keeps a process's extended registers in a buffer of fixed size,
 and the host takes them back only whole (``arch/x86/kernel/fpu/regset.c``:
@@ -8,10 +8,10 @@ for the size, but those of Debian 12 and 13 are older.
 
 Where the host does not know that register set at all, such a UML keeps the x87
 and SSE registers instead (``arch/x86/um/os-Linux/registers.c``:
-arch_init_registers).  Run as a program, this file starts a command for which
-that is so: a seccomp filter refuses that one request of ptrace(2).  Nobody
-then keeps AVX registers apart between a guest's threads, or from its signal
-handlers, so its C library is told to do without them.
+arch_init_registers).  Run as a program, this file starts a command under that
+condition: a seccomp filter refuses that one request of ptrace(2).  AVX registers
+are then not kept apart between a guest's threads, or from its signal handlers,
+so its C library is told not to use them.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def too_wide(kernel: str) -> bool:
 
 
 def prefix() -> list[str]:
-    """Words before the command of a guest that this host's registers are too many for."""
+    """Words to put before a guest's command on a host whose registers are ``too_wide``."""
     return [sys.executable, "-I", "-S", str(Path(__file__).resolve())]
 
 
