@@ -39,7 +39,7 @@ mkdir -p /etc/cvqd
 systemd-sysusers "$prefix/lib/sysusers.d/cvqd.conf"
 systemd-tmpfiles --create "$prefix/lib/tmpfiles.d/cvqd.conf"
 systemctl daemon-reload
-# a machine without hardware, such as a container, does without
+# a machine without udev, such as a container, needs no reload
 if [ -S /run/udev/control ]; then
     udevadm control --reload
     udevadm trigger --action=change --subsystem-match=vdpa --settle
