@@ -2,10 +2,9 @@
 
     @pytest.mark.bad_day("the device needs a reset", guest="its commands get ERR", log="device.needs_reset")
 
-says what the guest (or its operator) sees and which events tell of it.  The
-README's table is made of these marks, so a day that no test lives through is
-not in it, and each event must be one that the test, or a helper beside it,
-looks for.
+says what the guest (or its operator) sees and which events report it.  The
+README's table is made of these marks, so a day without a test is not in it, and
+each event must be one that the test, or a helper beside it, looks for.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Messages that break the protocol, and what is said of each when the connection ends."""
+"""Messages that break the protocol, and the reason that each ends the connection with."""
 
 from __future__ import annotations
 

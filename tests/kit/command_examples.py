@@ -1,4 +1,4 @@
-"""Control commands that are in order, and ones that break a rule of virtio 1.3 §5.1.6.5 or IEEE 802 each."""
+"""Valid control commands, and ones that each break a rule of virtio 1.3 §5.1.6.5 or IEEE 802."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The README's table of control commands: each cell is what a part of the code did with an example."""
+"""The README's table of control commands: each cell shows what a part of the code did with an example."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A guest of a daemon in another process: what a test needs to have commands answered."""
+"""A guest for a daemon in another process: what a test needs to have commands answered."""
 
 from __future__ import annotations
 

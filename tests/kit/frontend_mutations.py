@@ -7,10 +7,10 @@ lines, so that one with a finding can be kept as it is (``frontend/corpus``):
 
     say 0100000001000000 00000000 eventfd memory:4096     bytes in hex, then descriptors by name
     kick 4                                                the guest rings, after putting a command there
-    scribble 64 ffff                                      the guest writes there, from the begin of its memory
+    scribble 64 ffff                                      the guest writes there, from the start of its memory
     read                                                  the front-end takes the replies that have come
 
-What is said is ``random_frontend``'s; what has to come of it is here.
+The messages are made in ``random_frontend``; what has to come of them is here.
 """
 
 from __future__ import annotations

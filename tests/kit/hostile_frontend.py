@@ -1,4 +1,4 @@
-"""A front-end that breaks the protocol: its descriptors, its messages, and what has to come of it."""
+"""A front-end that breaks the protocol: its descriptors, its messages, and the expected outcome."""
 
 from __future__ import annotations
 

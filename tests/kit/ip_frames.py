@@ -1,4 +1,4 @@
-"""Frames with IP in them, made by hand: the simulator's parser shall not check itself."""
+"""IP frames made by hand, so that the simulator's parser does not check itself."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Good commands, and what becomes of them by chance: changes of their bytes and of a chain's descriptors."""
+"""Valid commands, and random changes of their bytes and of a chain's descriptors."""
 
 from __future__ import annotations
 

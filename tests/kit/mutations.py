@@ -5,9 +5,9 @@ by random changes of its bytes, its descriptors or the ring itself.  Cases come
 in blocks; a block is made from its seed alone, so one that fails can be run by
 itself.
 
-The device here obeys with the simulator's own judgement.  So three parties
-check each other: what the policy lets through the device must accept, and
-whatever was acknowledged both must have made the same state of.
+The device here judges commands as the simulator does.  So relay and device check
+each other: the device must accept what the policy lets through, and both must
+have made the same state of what was acknowledged.
 """
 
 from __future__ import annotations

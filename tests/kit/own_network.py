@@ -1,8 +1,8 @@
 """A network namespace of the test's own, with a tap interface in it: nothing reaches the host's network.
 
-Only the calling thread moves, with what it starts: processes of ``subprocess``
-are inside, those of ``trio.run_process`` (which starts them in another thread)
-are not.  Needs root.
+Only the calling thread enters it, with what it starts: processes of
+``subprocess`` are inside, those of ``trio.run_process`` (which starts them in
+another thread) are not.  Needs root.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What random front-ends say: the orders of real ones, changed at random.
 
-There is no feedback from the code that was reached: the mutations know the
-protocol's structure instead.
+There is no coverage feedback: the mutations know the protocol's structure
+instead.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One instance of the daemon inside a test: simulator, owner, back-end, listener, joined as by the service.
+"""One instance of the daemon inside a test: simulator, owner, back-end, listener, as the service joins them.
 
 ``Rig`` is the daemon's side, ``Guest`` a front-end with a driver behind it.
 All descriptors are in this process, so ``settled`` knows when nothing is left

@@ -1,4 +1,4 @@
-"""The rooms of the house for the README: from the contract that import-linter holds, and what each says."""
+"""The README's table of rooms: import-linter's contract, and the first paragraph of each docstring."""
 
 from __future__ import annotations
 

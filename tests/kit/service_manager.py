@@ -1,4 +1,4 @@
-"""A service manager of a test's own: the socket that a daemon notifies."""
+"""A fake service manager: the socket that a daemon notifies."""
 
 from __future__ import annotations
 

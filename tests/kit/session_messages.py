@@ -1,4 +1,4 @@
-"""What a front-end says to a session in memory, with descriptors that only remember."""
+"""A front-end's messages to a session in memory, with fake descriptors that only record."""
 
 from __future__ import annotations
 

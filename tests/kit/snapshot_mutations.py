@@ -1,7 +1,7 @@
 """Random changes of snapshots at full speed; what becomes of each is counted.
 
-A *case* is one changed snapshot.  Most are sealed again after the change: a
-checksum would refuse them all alike, and it keeps nobody out who means ill.
+A *case* is one changed snapshot.  Most get a new checksum after the change: the
+old one would refuse them all alike, and an attacker would renew it, too.
 Cases come in blocks; a block is made from its seed alone.
 """
 

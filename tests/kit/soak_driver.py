@@ -1,4 +1,4 @@
-"""The driver of a soak: it asks, leaves and comes back, and remembers what was acknowledged."""
+"""The driver of a soak: it sends commands, leaves and comes back, and records what was acknowledged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The other end of a connection's stream: what it sends, with which descriptors, and that none is left."""
+"""The other end of a connection's stream: what it sends, with which descriptors; none may be left open."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two devices for one guest that runs: what a move takes along, and the ways there and back."""
+"""Two devices for a running guest: what a move carries over, and the ways there and back."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A Linux guest on a daemon with a simulated device, and what both say of it."""
+"""A Linux guest on a daemon with a simulated device, and what both report."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A verb of the command line in a process of its own, for verbs that go on until something ends them."""
+"""A verb of the command line in its own process, for verbs that run until something ends them."""
 
 from __future__ import annotations
 
