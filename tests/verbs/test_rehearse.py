@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 import trio
 
+from cvqd.client import control
 from cvqd.testing.daemon import DaemonProcess, simulator_config
 from cvqd.testing.driver import GuestMemory
 from cvqd.testing.frontend import FrontEnd
 from cvqd.testing.net_driver import NetDriver
 from cvqd.testing.sequences import ORDERS
+from cvqd.verbs import rehearse
 from cvqd.verbs.rehearse import exit_code, progress, shortcoming
 from cvqd.wire.net_control import MacAddrSet
 from cvqd.wire.virtio import Feature, mask_of
@@ -218,3 +220,13 @@ def test_a_refusal_before_any_phase_names_none(phase: str, where: str) -> None:
 )
 def test_progress_is_in_the_logs_words(line: dict[str, Any], words: str | None) -> None:
     assert progress(line) == words
+
+
+def test_a_log_that_others_follow_already_is_no_reason_not_to_rehearse(monkeypatch, capsys):
+    def full(*_: Any) -> None:
+        raise control.ControlError("vm0.control: more than 8 clients follow it", 75)
+
+    monkeypatch.setattr(control, "Following", full)
+    monkeypatch.setattr(rehearse, "_ask", lambda *_: {"verdict": "passed"})
+    assert rehearse._ask_aloud("vm0.control", 1.0, {"to": "spare"}) == {"verdict": "passed"}
+    assert "more than 8 clients follow it" in capsys.readouterr().err

@@ -92,9 +92,16 @@ def _ask_aloud(path: str, timeout: float, words: dict[str, Any]) -> dict[str, An
     """Ask, and meanwhile report each move's progress from the log on standard error."""
     from threading import Thread
 
-    from cvqd.client.control import Following
+    from cvqd.client.control import ControlError, Following
 
-    log = Following(path, "follow")
+    try:
+        log = Following(path, "follow")
+    except ControlError as error:
+        if error.exit_code != EX_TEMPFAIL:
+            raise
+        # others follow the log: that is no reason not to rehearse
+        print(f"cvqd: {error}; the rehearsal begins without a view of its progress", file=sys.stderr)
+        return _ask(path, timeout, words)
     # a daemon that refuses logs nothing that would end this thread
     reader = Thread(target=_say_progress, args=(log,), daemon=True)
     reader.start()
