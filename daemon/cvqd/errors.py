@@ -1,9 +1,10 @@
 """Who is to blame.
 
-Every error that cvqd reports is one of four kinds, and the kind decides what
-happens next: a guest's mistake fails one command, a front-end's ends one
-connection, a device's ends the device's run, a configuration's stops the
-daemon before it starts.  Nothing here knows how an error is shown.
+The class of an error decides what happens next: a guest's mistake fails one
+command, a front-end's ends one connection, a device's ends the device's run, a
+configuration's stops the daemon before it starts.  The other classes report
+what an operator asked for and cannot have.  Nothing here knows how an error is
+shown.
 """
 
 from __future__ import annotations
@@ -49,14 +50,14 @@ class DeviceError(CvqdError):
     """The device, or the kernel on its behalf, refused a call.
 
     ``call`` is the ioctl's name (the simulator uses the same names),
-    ``arguments`` what it was given, ``errno`` the number it answered,
-    ``reason`` what our books say the cause is.
+    ``arguments`` what was passed to it, ``errno`` the error it returned,
+    ``reason`` the cause as far as cvqd can tell.
     """
 
     exit_code = 71
 
     def __init__(self, call: str, errno: int, reason: str = "", arguments: str = "") -> None:
-        # one number, two names: Python's table has the one that the kernel does not use
+        # one number has two names, and Python's table has the one (ENOTSUP) that the kernel does not use
         name = "EOPNOTSUPP" if errno == EOPNOTSUPP else errno_names.errorcode.get(errno, str(errno))
         shown = f"{call}({arguments})" if arguments else call
         super().__init__(f"{shown}: {name}" + (f": {reason}" if reason else ""))
@@ -90,18 +91,18 @@ class IsolationError(DeviceError):
         super().__init__("isolation", errno_names.EOPNOTSUPP, reason)
 
     def __str__(self) -> str:
-        # no call was refused: the operator's choice meets what the device is
+        # no call was refused: the device cannot do what the configuration demands
         return f"isolation is required: {self.reason}; `isolation: prefer` would let it share"
 
 
 class RequestError(CvqdError):
-    """What an operator asked of a running instance cannot be done now; nobody is to blame."""
+    """A running instance cannot do now what an operator asked of it; nobody is to blame."""
 
     exit_code = 75
 
 
 class SnapshotError(CvqdError):
-    """Bytes that are no snapshot; ``offset`` is where in them that shows."""
+    """The bytes are not a valid snapshot; ``offset`` is the byte at which that shows."""
 
     exit_code = 65
 
@@ -112,7 +113,7 @@ class SnapshotError(CvqdError):
 
 
 class CompatibilityError(CvqdError):
-    """A device that cannot carry on where a snapshot ends; ``shortcomings`` holds every reason."""
+    """A device cannot carry on from a snapshot; ``shortcomings`` holds every reason."""
 
     exit_code = 65
 
@@ -122,7 +123,7 @@ class CompatibilityError(CvqdError):
 
 
 class SocketError(CvqdError):
-    """A listening socket cannot be had; ``place`` is its path, or ``fd N`` if it was inherited."""
+    """A listening socket cannot be made or used; ``place`` is its path, or ``fd N`` if it was inherited."""
 
     exit_code = 73
 
@@ -133,7 +134,7 @@ class SocketError(CvqdError):
 
 
 class ActivationError(SocketError):
-    """A unit passes sockets that the daemon has no use for; ``place`` is the variable or the descriptor."""
+    """The sockets that a unit passed cannot be used; ``place`` is the variable or the descriptor."""
 
     exit_code = 78
 
@@ -141,7 +142,7 @@ class ActivationError(SocketError):
 class StateError(CvqdError):
     """Tracked state cannot be kept in the configured place.
 
-    ``exit_code``: 75 where another process has it, 77 without permission, else 73.
+    ``exit_code``: 75 if another process uses it, 77 without permission, else 73.
     """
 
     def __init__(self, path: str, errno: int, reason: str) -> None:
@@ -174,14 +175,14 @@ class ConfigError(CvqdError):
 
 
 def leaves(error: BaseException) -> list[BaseException]:
-    """The errors in a group, at any depth; an error that is no group stands for itself."""
+    """The errors in a group, at any depth; an error that is not a group is its own only leaf."""
     if isinstance(error, BaseExceptionGroup):
         return [leaf for inner in error.exceptions for leaf in leaves(inner)]
     return [error]
 
 
 def most_specific(error: BaseException) -> BaseException:
-    """Of the errors in a group, the one to blame: a CvqdError of the narrowest class, else the first."""
+    """The error in a group to report: the CvqdError of the most derived class, else the first error."""
     found = leaves(error)
     blamed = [leaf for leaf in found if isinstance(leaf, CvqdError)]
     return max(blamed, key=lambda leaf: len(type(leaf).__mro__), default=found[0])

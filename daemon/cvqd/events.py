@@ -1,10 +1,10 @@
 """Catalogue of log events: stable names, their level, their fields.
 
-A name is ``noun.verb`` in lower case.  ``guest`` marks an event that a guest
-can cause at will, by a command, by starting its driver anew or through its
-front-end, or whoever may open the control socket, so that the logger can limit
-it.  A test walks the source and holds every log call to this list; the
-README's table is made from it.
+A name is ``noun.verb`` in lower case.  ``guest`` marks an event that others
+can cause at will, so that the logger can limit its rate: a guest by a command,
+by restarting its driver or through its front-end, or any client of the control
+socket.  A test walks the source and checks every log call against this list;
+the README's table is generated from it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One entry: what happened, how loud it is, which fields come with it."""
+    """One entry: what happened, its level, and the fields that come with it."""
 
     name: str
     level: str
@@ -31,11 +31,11 @@ class EventLog(Protocol):
     """Where events go; ``host.logging`` writes them, ``testing.events`` records them."""
 
     def emit(self, name: str, /, *, mono_ns: int | None = None, **fields: object) -> None:
-        """Report one event of the catalogue; its level is the catalogue's.
+        """Report one event of the catalogue, at the level that the catalogue gives it.
 
         ``mono_ns`` is ``time.monotonic_ns()`` at the step itself, for steps that
-        are reported after the fact; left out, it is the moment of the call.
-        Never blocks and never raises for what a reader of the log does.
+        are reported after the fact; without it, the moment of the call is used.
+        Never blocks, and never raises because of what the log's reader does.
         """
 
     def enabled(self, name: str, /) -> bool:
@@ -43,11 +43,11 @@ class EventLog(Protocol):
 
 
 class CountingLog(EventLog, Protocol):
-    """A log that counts; all numbers only grow."""
+    """A log that also counts; its numbers never decrease."""
 
     @property
     def counts(self) -> Mapping[str, int]:
-        """Events by name, also those that were not written."""
+        """Events by name, including those that were not written."""
 
     @property
     def limited(self) -> int:
@@ -55,7 +55,7 @@ class CountingLog(EventLog, Protocol):
 
     @property
     def dropped(self) -> int:
-        """Lines that found no room on their way out."""
+        """Lines lost because standard error did not take them in time."""
 
 
 _ALL: Final = (

@@ -8,10 +8,10 @@
                    tell: count and log, now that nobody waits
 
 One task, woken by one set of doorbells, works in batches.  A step looks at
-the rings and never at which doorbell rang, so a spurious one costs a few
-comparisons.  State moves when the device acknowledged, a command is judged
-before it is sent, and whatever the device does the guest has its answer by
-the command's deadline.
+the rings and never at which doorbell rang, so a spurious wake-up costs only a
+few comparisons.  Tracked state changes only when the device has acknowledged,
+a command is judged before it is sent, and whatever the device does, the guest
+gets its answer by the command's deadline.
 """
 
 from __future__ import annotations
@@ -44,15 +44,15 @@ if TYPE_CHECKING:
     from cvqd.host.doorbell import DoorbellSet
     from cvqd.telemetry.journal import Journal
 
-#: seconds without a doorbell after which log lines are written though the guest waits for its device
+#: seconds without a doorbell after which log lines are written even while the guest waits for its device
 SILENCE: Final = 0.001
 
 
 class CommandQueue(Protocol):
-    """Where commands come from: a ``GuestQueue``, or ``OwnQueue`` in its place."""
+    """Where commands come from: a ``GuestQueue``, or cvqd's own ``OwnQueue`` in its place."""
 
     def pop(self) -> Chain | None:
-        """Next command, None if there is none now; GuestError when the queue is broken."""
+        """Next command, None if there is none now; GuestError if the queue is broken."""
 
     def push(self, chain: Chain, written: int) -> None:
         """Give a command back with its answer."""
@@ -64,8 +64,8 @@ class CommandQueue(Protocol):
 class Relay:
     """Relays one guest's control queue; ``deadline`` in seconds, ``max_command`` in bytes.
 
-    ``site`` and ``deadline`` may be replaced while it runs: a command keeps the deadline it was popped
-    with and the judgement it was sent with.
+    ``site`` and ``deadline`` may be replaced while it runs: a command keeps the deadline it had when it
+    was popped and the judgement it had when it was sent.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class Relay:
         self._max_command = max_command
         self._kick_device = kick_device
         self._call_guest = call_guest
-        #: told of every sign that the device may have failed
+        #: called at every sign that the device may have failed
         self._suspect = suspect
         self._ids = itertools.count(1)
         self._guest_broken = False
@@ -121,26 +121,26 @@ class Relay:
                 if until is None:
                     self._kept.tidy(self._ledger)
             else:
-                # somebody waits: what there is to tell can wait too, but not for a whole deadline
+                # the guest is waiting: logging can wait too, but not for a whole deadline
                 until = min(until, now + SILENCE)
             silent = not await doorbells.wait(0 if more else until)
 
     def next_turn(self) -> trio.Event:
-        """Set at the end of the next turn of ``run`` that leaves no command beyond its deadline."""
+        """Event set at the end of the next turn of ``run`` that leaves no command past its deadline."""
         if self._turn is None:
             self._turn = trio.Event()
         return self._turn
 
     def end_turn(self) -> None:
-        """Let whoever waits for a turn go on."""
+        """Wake everyone who waits for a turn to end."""
         if self._turn is not None:
             self._turn.set()
             self._turn = None
 
     async def drain(self, doorbells: DoorbellSet, patience: float = inf) -> None:
-        """Answer what was popped, fetch no more.  ``run`` must have ended.
+        """Answer every command that was popped and fetch no more.  ``run`` must have ended.
 
-        Takes one deadline at most; after ``patience`` seconds every deadline has come.
+        Takes one deadline at most; after ``patience`` seconds every deadline counts as passed.
         """
         end = trio.current_time() + patience
         while self._open:
@@ -151,9 +151,9 @@ class Relay:
         self._journal.tell()
 
     def turn_away(self) -> None:
-        """After ``drain``: answer ERR to whatever the guest still asks, there is nobody to ask any more."""
+        """After ``drain``: answer ERR to whatever the guest still sends, as there is no device any more."""
         gone = GuestError("device.removed", "there is no device any more")
-        # one that goes on asking has had as many answers as a ring can hold
+        # bounded: even a guest that never stops sending gets no more answers than a ring can hold
         for _ in range(MAX_SIZE // self._shadow.slots):
             more = self._fetch(inf)
             while self._unsent:
@@ -166,9 +166,9 @@ class Relay:
         self._journal.tell()
 
     def step(self, now: float, *, fetch: bool = True) -> bool:
-        """Do what can be done now; whether the guest may have more that there is room for."""
+        """Do what can be done now; True if the guest may have more commands and there is room for them."""
         full = self._fetch(now) if fetch else False
-        # answers first: a command may be waiting for them, and nothing would ring for it again
+        # answers first: a command may be waiting for one, and no doorbell would ring for it again
         self._collect(now)
         self._forward(now)
         self._kept.commit(self._ledger)
@@ -176,7 +176,7 @@ class Relay:
         return full and len(self._open) < self._shadow.slots
 
     def _fetch(self, now: float) -> bool:
-        """Pop and decode until the guest has no more; True if that point was not reached."""
+        """Pop and decode until the guest has no more or there is no room; True if it may have more."""
         while len(self._open) < self._shadow.slots:
             try:
                 chain = None if self._guest_broken else self._guest.pop()
@@ -208,7 +208,7 @@ class Relay:
         return decode(data)
 
     def _forward(self, now: float) -> None:
-        """Judge in order; submit what is allowed, with one kick for all."""
+        """Judge commands in order and submit those that are allowed, with one kick for all."""
         while self._unsent:
             pending = self._unsent[0]
             if pending.ack is None and pending.command is not None:
@@ -221,7 +221,7 @@ class Relay:
             self._kick_device()
 
     def _send(self, pending: Pending, command: Command) -> bool:
-        """Judge one command and send it on its way; False if it has to wait for others."""
+        """Judge one command and submit, answer or refuse it; False if it has to wait for others."""
         table = isinstance(command, MacTableSet)
         if self._tables.busy or ((table or self._policy.waits(command)) and self._shadow.in_flight):
             return False
@@ -235,7 +235,7 @@ class Relay:
             if not self._kept.reserve(len(pending.data), self._ledger):
                 return False
             pending.ack = OK
-            # in its place among those that the device still has
+            # it takes its place in order among the commands that the device still has
             self._ledger.submitted(pending.id, command)
             pending.state = self._ledger.answered(pending.id, acked=True)
             return True
@@ -243,7 +243,7 @@ class Relay:
         if answer > ACK:
             answer = min(answer, pending.chain.writable_length)
             data = self._policy.for_device(command, data)
-        # a log with room now lets nothing come between the device's ack and the guest's
+        # room in the log is reserved now, so that nothing can come between the device's ack and the guest's
         if not self._shadow.takes(len(data)) or not self._kept.reserve(len(data), self._ledger):
             return False
         self._submit(pending.id, pending, data, answer)
@@ -258,7 +258,7 @@ class Relay:
         self._sent[token] = pending
 
     def _collect(self, now: float) -> None:
-        """Take the device's answers; give up on those whose time has passed."""
+        """Take the device's answers; expire the commands whose deadline has passed."""
         for token, status, late, result in self._shadow.reap():
             pending = self._sent.pop(token)
             ack = status
@@ -273,7 +273,7 @@ class Relay:
             if result:
                 pending.result = self._policy.for_guest(pending.command, result)
             if ack is None:
-                # given back without a status: nobody can say whether it was executed
+                # given back without a status: no telling whether it was executed
                 self._ledger.lost(pending.id)
             else:
                 pending.state = self._ledger.answered(pending.id, acked=ack == OK)
@@ -290,7 +290,7 @@ class Relay:
             self._suspect()
 
     def _answer(self) -> None:
-        """Give back every command that has its answer and nothing unanswered before it."""
+        """Give commands back in order, up to the first that has no answer yet."""
         if not self._open or self._open[0].ack is None:
             return
         while self._open and (ack := self._open[0].ack) is not None:
