@@ -1,1 +1,1 @@
-"""Control queues: the guest's, of which we play the device, and the shadow, of which we play the driver."""
+"""Control queues: on the guest queue we play the device, on the shadow queue the driver."""

@@ -1,8 +1,8 @@
 """One buffer that a driver published: readable segments, then writable ones.
 
-A descriptor reaches a chain as a copy; here it is checked and turned into
-views of memory.  The two ring formats differ in how descriptors follow each
-other, also inside an indirect table, and in nothing that is done here.
+A chain is given copies of descriptors, checks them and turns them into views of
+memory.  The two ring formats differ only in how descriptors follow each other,
+also inside an indirect table, which is not decided here.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from cvqd.wire.vhost_vdpa import Access
 if TYPE_CHECKING:
     from cvqd.core.address_space import AddressSpace
 
-#: descriptors
+#: descriptors in an indirect table, at most
 LONGEST_TABLE: Final = 256
 
 
 class Chain:
     """One popped descriptor chain.
 
-    ``head`` is what the driver knows it by: the first descriptor's index, or in a packed ring the
-    buffer's id.  ``descriptors`` counts those of the ring itself, not those of an indirect table.
+    ``head`` identifies it to the driver: the first descriptor's index, or in a packed ring the buffer id.
+    ``descriptors`` counts those in the ring itself, not those in an indirect table.
     """
 
     __slots__ = ("descriptors", "fault", "head", "readable", "writable")
@@ -37,7 +37,7 @@ class Chain:
         self.fault: GuestError | None = None
 
     def add(self, memory: AddressSpace, address: int, length: int, flags: int) -> None:
-        """Append the segment of one descriptor; GuestError if it is not there or out of order."""
+        """Append the segment of one descriptor; GuestError if it is not mapped or out of order."""
         if not length:
             raise GuestError("chain.empty_segment", f"a descriptor at {address:#x} has no bytes")
         if flags & DESC_WRITE:
@@ -48,7 +48,7 @@ class Chain:
             self.readable += memory.slices(address, length, Access.READ)
 
     def release(self) -> None:
-        """Let go of the memory: who remembers the chain must not keep a guest's memory mapped."""
+        """Drop the views, so that a chain that is remembered does not keep guest memory mapped."""
         self.readable.clear()
         self.writable.clear()
 
@@ -63,7 +63,7 @@ class Chain:
         return sum(map(len, self.writable))
 
     def read(self, limit: int) -> bytes:
-        """Copy the readable bytes, at most ``limit`` of them, once."""
+        """Copy up to ``limit`` of the readable bytes; each is read from memory once."""
         parts: list[memoryview] = []
         for segment in self.readable:
             parts.append(segment[:limit])
@@ -73,7 +73,7 @@ class Chain:
         return b"".join(parts)
 
     def write(self, data: bytes) -> int:
-        """Write to the beginning of the writable part; the number of bytes that found room."""
+        """Write to the beginning of the writable part; the number of bytes for which there was room."""
         written = 0
         for segment in self.writable:
             part = data[written : written + len(segment)]
@@ -85,10 +85,11 @@ class Chain:
 
 
 def indirect_table(memory: AddressSpace, address: int, length: int) -> list[tuple[int, int, int, int]]:
-    """One copy of an indirect table: address, length and two 16-bit fields of each descriptor.
+    """A copy of an indirect table: address, length and two 16-bit fields of each descriptor.
 
-    A chain may not be longer than the ring (virtio 1.3 §2.7.5.3.1), but Linux lets a table be longer
-    than a small ring (``virtqueue_add_split``, drivers/virtio/virtio_ring.c), so there is one bound for all.
+    A chain must not be longer than the ring (virtio 1.3 §2.7.5.3.1), but Linux may use a table longer than
+    a small ring (``virtqueue_add_split``, drivers/virtio/virtio_ring.c): hence one limit for rings of all
+    sizes.
     """
     count, rest = divmod(length, DESCRIPTOR.size)
     if rest or not 0 < count <= LONGEST_TABLE:

@@ -1,8 +1,8 @@
 """The driver side of a virtqueue of either format: buffers offered, published and taken back.
 
-Buffers and their ids are all it knows.  What they hold, how long they may take
-and what a device's breach of the rules leads to is for whoever owns the ring:
-``core.shadow_queue``, and the drivers of the test kit.
+It knows only buffers and their ids.  What they hold, how long they may take and
+what follows if the device breaks the rules is up to the owner of the ring:
+``core.queues.shadow_queue``, and the drivers of the test kit.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Part(NamedTuple):
 
 
 class DriverRing(Protocol):
-    """``free`` is the number of descriptors that can be offered, ``base`` where a device begins now."""
+    """What the owner of a ring needs of it, whatever its format."""
 
     @property
     def free(self) -> int:
@@ -36,29 +36,29 @@ class DriverRing(Protocol):
 
     @property
     def base(self) -> int:
-        """What the device is told by SET_VRING_BASE, if it has taken nothing that was not given back."""
+        """Base for SET_VRING_BASE, from which a device takes every buffer not given back so far."""
 
     def offer(self, parts: Sequence[tuple[int, int, int]]) -> int:
-        """Describe a buffer (see ``Part``); its id.  IndexError when too few descriptors are free."""
+        """Describe a buffer (see ``Part``) and return its id; IndexError if too few descriptors are free."""
 
     def publish(self) -> bool:
-        """Let the device see every offered buffer; whether there was one."""
+        """Let the device see every offered buffer; False if there was none."""
 
     def kick_wanted(self) -> bool:
         """Whether the device wants to be kicked for what was published since this was last asked."""
 
     def take(self) -> tuple[int, int] | None:
-        """Id and bytes written of the next buffer given back; None when there is none, which asks for a call.
+        """Id and bytes written of the next buffer given back; None if there is none, and a call is requested.
 
-        ``RingError`` for an id that is not out, or an index that jumps.
+        RingError for an id that is not in flight, or an index that jumps.
         """
 
 
 def driver_ring(ring: AnyRing, fence: Callable[[], None], *, event_index: bool = False) -> DriverRing:
-    """The driver's side of a ring that begins anew, in zeroed memory.
+    """The driver's side of a fresh ring in zeroed memory.
 
-    ``fence`` orders loads with loads and stores with stores; with ``event_index``, and where
-    ``kick_wanted`` is asked, it is a full barrier.
+    ``fence`` orders loads with loads and stores with stores; with ``event_index``, and if
+    ``kick_wanted`` is called, it must be a full barrier.
     """
     if isinstance(ring, PackedRing):
         return PackedDriverRing(ring, fence, event_index=event_index)

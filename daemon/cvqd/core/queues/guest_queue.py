@@ -2,12 +2,12 @@
 
 The driver is untrusted and shares the memory: every index and descriptor is
 copied once and the copy checked.  A *malformed chain* is still returned, with
-``fault`` set and whatever was valid before it, so that it can be answered and
-given back; a *broken queue* (an index that jumps, a head outside the table)
-cannot be followed any further and raises.
+``fault`` set and the segments that were valid up to there, so that it can be
+answered and given back.  A *broken queue* (an index that jumps, a head outside
+the table) cannot be followed any further and raises.
 
-Nothing is held back: a driver is always asked to kick for its next buffer, so
-no notification is ever lost to a decision that came too late.
+Kicks are never suppressed: the driver is always asked to kick for its next
+buffer, so there is no race in which one could be lost.
 
 The relay uses it for the guest's control queue, the simulator for every ring
 it owns.  It knows no command and no file descriptor.
@@ -35,10 +35,10 @@ __all__ = ["Chain", "GuestQueue"]
 class GuestQueue:
     """Pops chains in order and gives them back in the order they are pushed.
 
-    ``memory`` translates descriptor addresses.  ``base`` is where the ring goes on, as SET_VRING_BASE
-    says it; None is a ring that was never used.  ``fence`` is a barrier that orders loads with loads and
-    stores with stores; with ``event_index``, and where ``call_wanted`` is asked, a full one.
-    ``note`` is told of the answers that a packed ring is about to get.
+    ``memory`` translates descriptor addresses.  ``base`` is where the ring continues, in the encoding of
+    SET_VRING_BASE; None means a ring that was never used.  ``fence`` orders loads with loads and stores
+    with stores; with ``event_index``, and if ``call_wanted`` is called, it must be a full barrier.
+    ``note`` is called with the answers that are about to be written to a packed ring.
     """
 
     def __init__(
@@ -65,11 +65,11 @@ class GuestQueue:
 
     @property
     def base(self) -> int:
-        """Where the ring goes on, as GET_VRING_BASE says it."""
+        """Where the ring continues, in the encoding of GET_VRING_BASE."""
         return self._ring.base
 
     def pop(self) -> Chain | None:
-        """Fetch the next chain; None when there is none; GuestError when the queue is broken."""
+        """Fetch the next chain; None if there is none, GuestError if the queue is broken."""
         return self._ring.pop()
 
     def push(self, chain: Chain, written: int) -> None:
@@ -83,6 +83,6 @@ class GuestQueue:
     def call_wanted(self) -> bool:
         """Whether the driver wants to be called for what was published since this was last asked.
 
-        Asked by a device that holds calls back; a call that nobody wanted is legal.
+        Only a device that suppresses calls has to ask; an unwanted call is legal.
         """
         return self._ring.call_wanted()

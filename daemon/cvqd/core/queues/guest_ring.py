@@ -1,4 +1,4 @@
-"""One ring as a guest laid it out, in the format that it negotiated for all its rings."""
+"""One ring as the guest laid it out, in the format negotiated for all its rings."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class GuestRing:
-    """Guest-physical addresses, ``base`` as SET_VRING_BASE says it, lent descriptors (-1 for none)."""
+    """Guest-physical addresses, ``base`` as in SET_VRING_BASE, borrowed descriptors (-1 for none)."""
 
     index: int
     num: int
@@ -28,16 +28,16 @@ class GuestRing:
     call: int
 
     def open(self, memory: AddressSpace, ring_format: RingFormat) -> AnyRing:
-        """The ring, ready to be read; GuestError if a part is not in one region."""
+        """The live ring; GuestError if one of its parts is not in a single region."""
         return open_ring(memory, ring_format, self.num, self.addresses)
 
     def settled(self, memory: AddressSpace, ring_format: RingFormat) -> GuestRing:
         """The ring with the base that its front-end means.
 
-        For every ring that begins anew ``arch/um/drivers/virtio_uml.c`` sends 0, and DPDK's
-        ``virtio_user_dev.c`` the driver's wrap counter alone.  For a packed ring the first says: about to
-        begin an even lap; the second: an odd lap, with the whole ring in flight.  A ring that was never
-        round is neither.
+        For every fresh ring ``arch/um/drivers/virtio_uml.c`` sends 0, and DPDK's ``virtio_user_dev.c``
+        only the driver's wrap counter.  Taken literally for a packed ring, the first means that an even
+        lap is about to begin, the second an odd lap with the whole ring in flight.  A ring that was never
+        used can be in neither of these states.
         """
         if self.base not in (0, WRAP) or not ring_format.packed:
             return self
@@ -47,13 +47,16 @@ class GuestRing:
         return replace(self, base=INITIAL_BASE)
 
     def resumed(self, memory: AddressSpace, ring_format: RingFormat, noted: bytes = b"") -> GuestRing:
-        """The ring where its last answer left it; ``noted`` are the last ones of a packed control queue.
+        """The ring with the base at which its last answer left it.
 
-        Between runs nothing is in flight, and a vDPA device is told one index for both ends of a split ring
-        (``vdpa_vq_state_split``), so the used index is where to go on, whatever its front-end remembers:
-        after a crash of ours it cannot know (QEMU's ``hw/virtio/vhost.c`` takes the used index then, others
-        the base of the last GET_VRING_BASE), and cloud-hypervisor sends the driver's own index, at the first
-        start too (``vu_common_ctrl.rs``).  What was popped and not answered is fetched again.
+        Between runs nothing is in flight, and a vDPA device takes one index for both ends of a split ring
+        (``vdpa_vq_state_split``), so the ring continues at its used index, whatever the front-end says.
+        After a crash of ours the front-end cannot know (QEMU's ``hw/virtio/vhost.c`` then takes the used
+        index, others the base of the last GET_VRING_BASE), and cloud-hypervisor always sends the driver's
+        own index, even at the first start (``vu_common_ctrl.rs``).  What was popped but not answered is
+        fetched again.
+
+        A packed ring has no used index; ``noted`` are the last answers on a packed control queue.
         """
         if ring_format.packed:
             last = PackedAnswers.decode(noted)
@@ -69,20 +72,20 @@ class GuestRing:
             return None
 
     def initial(self, memory: AddressSpace, ring_format: RingFormat) -> bool:
-        """Whether the ring was never used; asked of a ``settled`` one."""
+        """Whether the ring was never used; valid only for a ``settled`` ring."""
         if self.base != ring_format.initial_base:
             return False
         return ring_format.packed or not used_index(memory, self.num, self.addresses, ring_format)
 
 
 def open_ring(memory: AddressSpace, ring_format: RingFormat, num: int, addresses: RingAddresses) -> AnyRing:
-    """A ring in guest memory; GuestError if a part is not in one region."""
+    """A live ring in guest memory; GuestError if one of its parts is not in a single region."""
     parts = zip(addresses, ring_format.sizes(num), strict=True)
     return ring_format.open(num, [memory.contiguous(start, size, Access.READ_WRITE) for start, size in parts])
 
 
 def used_index(memory: AddressSpace, num: int, addresses: RingAddresses, ring_format: RingFormat) -> int:
-    """The used index that a split ring keeps in memory; 0 for one that is not there, or packed."""
+    """The used index that a split ring keeps in memory; 0 if the ring is not mapped, or packed."""
     try:
         ring = open_ring(memory, ring_format, num, addresses)
     except GuestError:

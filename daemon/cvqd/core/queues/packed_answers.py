@@ -1,21 +1,21 @@
 """The last answers that were given back on a packed ring, so that a successor can tell whether they arrived.
 
-A split ring says in its used index how far it was served.  A packed ring does
-not: where the device stands is known to the device alone, and a used descriptor
-takes the place of the first one of the buffer it answers.  A process that is
-killed between these stores leaves a buffer that can neither be taken for
-answered nor be fetched again.
+The used index of a split ring says how far the ring was served.  A packed ring
+has no such index: only the device knows where it stands, and a used descriptor
+overwrites the first descriptor of the buffer that it answers.  A process that
+is killed between these stores leaves a buffer that does not count as answered
+and cannot be fetched again either.
 
-So the descriptors that answers will replace are noted, with the place of the
-first, before the first of them is touched.  The flags of that one are stored
+So before any descriptor is overwritten, all those that the answers will replace
+are noted, with the position of the first.  The flags of the first are stored
 last: they say whether the driver saw all of the answers or none.  If none, the
 descriptors are put back and the buffers are fetched again.
 
 This is what the inflight region of the vhost-user protocol does for packed
 rings (``docs/interop/vhost-user.rst``), where back-ends keep a copy of every
 descriptor; here the notes are the daemon's own, so no front-end has to help.
-It is done for the control queue only: data rings are the device's, and where
-one stood when its daemon was killed nobody but the front-end could know.
+It is done for the control queue only: data rings are served by the device, and
+only the front-end could know where one stood when the daemon was killed.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _ENTRY: Final = struct.Struct("<QIHHHHI")
 
 
 class Answered(NamedTuple):
-    """A descriptor, how many its buffer has, and the ``id`` and ``written`` that will take its place."""
+    """A buffer's first descriptor and its descriptor count; ``id`` and ``written`` of the answer to it."""
 
     descriptor: PackedDescriptor
     descriptors: int
@@ -50,7 +50,7 @@ class Answered(NamedTuple):
 
 
 class PackedAnswers(NamedTuple):
-    """Answers that are published together: ``num`` of the ring, the used place of the first, all of them."""
+    """Answers that are published together: ring size, position and wrap counter of the first, all answers."""
 
     num: int
     place: int
@@ -58,14 +58,14 @@ class PackedAnswers(NamedTuple):
     answered: tuple[Answered, ...]
 
     def encode(self) -> bytes:
-        """For ``decode``."""
+        """Bytes that ``decode`` takes."""
         base = PackedBase(self.place, self.wrap, self.place, self.wrap).encode()
         entries = (_ENTRY.pack(*answer.descriptor, *answer[1:]) for answer in self.answered)
         return _HEAD.pack(self.num, base) + b"".join(entries)
 
     @classmethod
     def decode(cls, data: bytes) -> PackedAnswers | None:
-        """None for bytes that ``encode`` cannot have made."""
+        """The answers; None for bytes that ``encode`` cannot have made."""
         if len(data) < _HEAD.size + _ENTRY.size or (len(data) - _HEAD.size) % _ENTRY.size:
             return None
         num, word = _HEAD.unpack_from(data)
@@ -82,14 +82,14 @@ class PackedAnswers(NamedTuple):
 
 
 def resume(ring: PackedRing, last: PackedAnswers) -> int | None:
-    """Base to serve the ring from; None where it shows no sign of these answers: it is another ring.
+    """Base from which to serve the ring; None if it does not match these answers, so is another ring.
 
     Descriptors of answers that the driver has not seen are put back.
     """
     if ring.num != last.num:
         return None
     ownership = ring.flags(last.place) & _OWNERSHIP
-    # a driver that filled its ring has seen them: their place is in its next lap
+    # the driver has seen the answers if it has used their position again, in its next lap
     reused = ownership == available_flags(wrap=not last.wrap) and ring.was_round
     if not reused and ring.descriptor(last.place).address != last.answered[0].descriptor.address:
         return None
@@ -108,7 +108,7 @@ def resume(ring: PackedRing, last: PackedAnswers) -> int | None:
 
 
 def _put_back(ring: PackedRing, place: int, answer: Answered, *, wrap: bool) -> None:
-    """Undo as much of an answer as was stored; a descriptor that it did not touch stays as it is."""
+    """Undo as much of an answer as was stored; a descriptor that was not touched stays as it is."""
     was, now = answer.descriptor, ring.descriptor(place)
     if now.address != was.address:
         return

@@ -1,9 +1,9 @@
-"""The device side of a packed ring: positions, wrap counters, chains of neighbours.
+"""The device side of a packed ring: positions, wrap counters, chains of adjacent descriptors.
 
-A packed ring has no index to check a driver's arithmetic by.  What can go
-wrong beyond a malformed chain is one that does not end within the ring, or
-more of them than there are descriptors; then nobody can say where the next
-one begins and the ring is broken.
+A packed ring has no index by which to check a driver's arithmetic.  Beyond a
+malformed chain two things can go wrong: a chain that does not end within the
+ring, or more descriptors in flight than the ring has.  Then there is no telling
+where the next chain begins, and the ring is broken.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _OWNERSHIP = DESC_AVAILABLE | DESC_USED
 
 
 class PackedDeviceRing:
-    """See ``core.guest_queue``, whose words these are.  ``base`` is a ``PackedBase`` as a number."""
+    """See ``core.queues.guest_queue`` for the terms.  ``base`` is a ``PackedBase`` as a number."""
 
     def __init__(
         self,
@@ -56,19 +56,19 @@ class PackedDeviceRing:
         self._event_index = event_index
         self._available, self._available_wrap, self._used, self._used_wrap = PackedBase.decode(base)
         self._told = self._used
-        #: place, buffer id, bytes written, flags, descriptors of each answer that is not published
+        #: position, buffer id, bytes written, flags, descriptors of each answer that is not published
         self._pushed: list[tuple[int, int, int, int, int]] = []
         self._note = note
-        # every buffer is to be kicked for, which takes no index and no second look
+        # ask for a kick for every buffer: this needs neither an event index nor a second look at the ring
         ring.device_event = (0, EVENT_ENABLE)
 
     @property
     def base(self) -> int:
-        """Where a successor goes on."""
+        """Where a successor continues."""
         return PackedBase(self._available, self._available_wrap, self._used, self._used_wrap).encode()
 
     def pop(self) -> Chain | None:
-        """The next chain, None when there is none; GuestError when the ring cannot be followed."""
+        """The next chain, None if there is none; GuestError if the ring cannot be followed."""
         ring = self._ring
         if ring.flags(self._available) & _OWNERSHIP != available_flags(wrap=self._available_wrap):
             return None
@@ -88,12 +88,12 @@ class PackedDeviceRing:
         try:
             self._fill(chain, found)
         except GuestError as fault:
-            # a traceback would hold every view that was found on the way
+            # a traceback would keep alive every view made so far
             chain.fault = fault.with_traceback(None)
         return chain
 
     def push(self, chain: Chain, written: int) -> None:
-        """Prepare the next used descriptor; it takes the place of one that is in use until ``publish``."""
+        """Prepare the next used descriptor; ``publish`` writes it, over a descriptor in use until then."""
         ring = self._ring
         flags = used_flags(wrap=self._used_wrap) | (DESC_WRITE if written else 0)
         self._pushed.append((self._used, chain.head, written, flags, chain.descriptors))
@@ -129,7 +129,7 @@ class PackedDeviceRing:
         place, flags = self._ring.driver_event
         if flags != EVENT_DESCRIPTOR or not self._event_index:
             return flags != EVENT_DISABLE
-        # as positions of one lap, the current one: what lies behind the wrap is negative
+        # positions relative to the current lap: those of the lap before are negative
         event = place % WRAP
         if bool(place & WRAP) is not self._used_wrap:
             event -= num

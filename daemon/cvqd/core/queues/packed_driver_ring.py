@@ -27,10 +27,10 @@ _OWNERSHIP = DESC_AVAILABLE | DESC_USED
 
 
 class PackedDriverRing:
-    """See ``core.driver_ring``, whose words these are.  Ids are used again in turn, as late as possible.
+    """See ``core.queues.driver_ring`` for the terms.  Ids are reused in turn, as late as possible.
 
-    How many descriptors to skip for a buffer that comes back only its id tells, so an id that is not
-    out is the end of the ring.
+    Only a buffer's id tells how many descriptors to skip when it comes back, so after an id that is not
+    in flight the ring cannot be followed any more.
     """
 
     def __init__(self, ring: PackedRing, fence: Callable[[], None], *, event_index: bool) -> None:
@@ -44,7 +44,7 @@ class PackedDriverRing:
         self._wrap = True
         self._used = 0
         self._used_wrap = True
-        #: descriptors that publish a buffer each, and their flags
+        #: positions of the first descriptors, each of which publishes a buffer, and their flags
         self._firsts: list[tuple[int, int]] = []
         self._added = 0
 
@@ -55,11 +55,11 @@ class PackedDriverRing:
 
     @property
     def base(self) -> int:
-        """Both turns at the next descriptor to be taken back."""
+        """Available and used position both at the next descriptor to be taken back."""
         return PackedBase(self._used, self._used_wrap, self._used, self._used_wrap).encode()
 
     def offer(self, parts: Sequence[tuple[int, int, int]]) -> int:
-        """Fill the next descriptors, the first one but for its flags."""
+        """Fill the next descriptors, except for the flags of the first."""
         ring = self._ring
         count = len(parts)
         if not 0 < count <= self._free:
@@ -84,7 +84,7 @@ class PackedDriverRing:
         return id_
 
     def publish(self) -> bool:
-        """Set the flags of first descriptors, the very first one last: the device sees all at once."""
+        """Set the flags of the first descriptors, the very first last: the device sees all at once."""
         if not self._firsts:
             return False
         # release: pairs with the device's barrier between a first descriptor's flags and the buffer
@@ -94,7 +94,7 @@ class PackedDriverRing:
         return True
 
     def kick_wanted(self) -> bool:
-        """Whether the device's event area asks for a kick by now."""
+        """Whether the device's event area asks for a kick for what was published since the last call."""
         # full: pairs with the device's between its event area and its load of the next flags
         self._fence()
         new, old = self._next, self._next - self._added
@@ -102,7 +102,7 @@ class PackedDriverRing:
         place, flags = self._ring.device_event
         if flags != EVENT_DESCRIPTOR or not self._event_index:
             return flags != EVENT_DISABLE
-        # as positions of one lap, the current one: what lies behind the wrap is negative
+        # positions relative to the current lap: those of the lap before are negative
         event = place % WRAP
         if bool(place & WRAP) is not self._wrap:
             event -= self._ring.num
@@ -115,7 +115,7 @@ class PackedDriverRing:
         if ring.flags(self._used) & _OWNERSHIP != expected:
             if not self._event_index:
                 return None
-            # ask for a call with the next descriptor, then look whether it came meanwhile
+            # ask for a call at the next used descriptor, then look again in case it has just come
             ring.driver_event = (self._used | (WRAP if self._used_wrap else 0), EVENT_DESCRIPTOR)
             # full: pairs with the device's between a used descriptor's flags and its load of our event area
             self._fence()

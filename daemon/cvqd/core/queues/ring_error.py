@@ -1,10 +1,10 @@
-"""What a device does to a ring that no device may do."""
+"""A breach of the virtqueue protocol by the device."""
 
 from __future__ import annotations
 
 
 class RingError(Exception):
-    """``reason`` is a stable word, ``detail`` a sentence; after a ``fatal`` one nothing can be taken back."""
+    """``reason`` is a stable word, ``detail`` a sentence; after a ``fatal`` one the ring is unusable."""
 
     def __init__(self, reason: str, detail: str, *, fatal: bool) -> None:
         super().__init__(f"{reason}: {detail}")

@@ -1,20 +1,20 @@
 """The driver side of the shadow control queue: submit, reap, expire.
 
-Every command has a slot of its own: two descriptors, a command buffer the
-device reads, an answer buffer it writes.  A slot that ran out of time stays
-*quarantined* (in flight, its buffers untouched) until the device gives it
-back, and its late answer is told apart from every other.  Slots are reused in
-turn, as late as possible: a device that completes an id twice then names one
-that is not in flight.  The few commands that do not fit a slot (address
-tables, mostly) take one of a few long buffers besides: a device that pins
-memory may need a mapping for each page, and has some 2000 of them.
+Every command has a slot of its own: two descriptors, a command buffer that the
+device reads and an answer buffer that it writes.  The slot of an expired
+command stays *quarantined* (in flight, its buffers untouched) until the device
+gives it back, so a late answer cannot be mistaken for another.  Slots are
+reused in turn, as late as possible: a device that completes an id twice then
+names one that is not in flight.  The few commands that do not fit a slot
+(mostly address tables) also take one of a few long buffers.  Not every slot has
+one because a device that pins memory may need a mapping for each page, of which
+there can be some 2000.
 
-The ring speaks the format that was negotiated for all rings of the device.
-The device is never asked for silence: there are few answers and each is waited
-for.
+The ring has the format that was negotiated for all rings of the device.  Calls
+are never suppressed: there are few answers, and each is waited for.
 
-The memory is private to the daemon and the device; the device is trusted to
-exist, not to be right.
+The memory is private to the daemon and the device.  The device is not trusted
+to follow the virtqueue protocol.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ if TYPE_CHECKING:
 PAGE: Final = 4096
 #: room for every command but the largest tables: a table of 64 addresses, RSS with 128 entries
 SHORT_COMMAND: Final = 512
-#: commands longer than that which can be in flight
+#: longer commands that can be in flight at a time
 LONG_BUFFERS: Final = 4
-#: room for an ack and a short result; devices that count need more
+#: room for an ack and a short result; the results of DEVICE_STATS need more
 SHORT_ANSWER: Final = 64
 #: what the ack byte holds until the device writes it; no status of virtio 1.3 §5.1.6.5 has this value
 UNWRITTEN: Final = 0xFF
@@ -49,10 +49,10 @@ _PACKED: Final = RingFormat(packed=True)
 class ShadowLayout:
     """Where everything lies in the shadow memory, in bytes from its beginning.
 
-    The first ``readable`` bytes are the device's to read (a split ring's descriptors and available
-    ring, a packed ring's driver event area, commands), the rest up to ``size`` its to write (used ring,
-    or descriptor ring and device event area; answers).  Both parts are whole pages, and neither they
-    nor the buffers depend on the ring's format.
+    The device may read the first ``readable`` bytes (a split ring's descriptors and available ring, a
+    packed ring's driver event area; commands) and may write the rest up to ``size`` (used ring, or
+    descriptor ring and device event area; answers).  Both parts are whole pages, and neither they nor
+    the buffers depend on the ring's format.
     """
 
     num: int
@@ -81,12 +81,12 @@ class ShadowLayout:
 
     @property
     def long_buffers(self) -> int:
-        """How many of those there are."""
+        """Number of those buffers."""
         return min(LONG_BUFFERS, self.slots) if self.max_command > self.short_command else 0
 
     @property
     def readable(self) -> int:
-        """Size of the part the device reads, offset of the part it writes."""
+        """Size of the part that the device reads, and offset of the part that it writes."""
         return _round_up(self.long_commands + self.long_buffers * self.max_command, PAGE)
 
     @property
@@ -114,8 +114,8 @@ class ShadowLayout:
 class Answer(NamedTuple):
     """What the device gave back for one command.
 
-    ``ack`` is the device's status byte, None where it wrote none; ``late``
-    says that the command had expired; ``result`` is what stands behind the ack.
+    ``ack`` is the device's status byte, None if it wrote none; ``late``
+    says that the command had expired; ``result`` is what follows the ack.
     """
 
     token: int
@@ -130,7 +130,7 @@ class _InFlight:
     def __init__(self, token: int, slot: int, long: int | None, deadline: float, answer: int) -> None:
         self.token = token
         self.slot = slot
-        #: the long buffer that holds the command, if its slot's own does not
+        #: index of the long buffer that holds the command, None if it fits the slot's own
         self.long = long
         self.deadline = deadline
         self.answer = answer
@@ -140,9 +140,9 @@ class _InFlight:
 class ShadowQueue:
     """A ring in ``memory`` that the device sees at ``iova``.
 
-    ``memory`` has ``layout.size`` bytes; the ring in it begins anew.  Tokens
+    ``memory`` has ``layout.size`` bytes; the ring in it is cleared.  Tokens
     are the caller's names for commands, deadlines are on the caller's clock.
-    ``fence`` is as ``core.driver_ring`` wants it.
+    See ``driver_ring.driver_ring`` for ``fence``.
     """
 
     def __init__(
@@ -158,7 +158,7 @@ class ShadowQueue:
         for start, size in zip(layout.parts(packed=ring_format.packed), sizes, strict=True):
             windows.append(memory[start : start + size])
             windows[-1][:] = bytes(size)
-        # a packed ring's event area, left at zero, asks for every call whatever was negotiated
+        # a packed ring's driver event area, left at zero, asks for every call even with EVENT_IDX
         self._ring = driver_ring(
             ring_format.open(layout.num, windows),
             fence,
@@ -174,17 +174,17 @@ class ShadowQueue:
         self._long = deque(range(layout.long_buffers))
         self._in_flight: dict[int, _InFlight] = {}
         self._faults: list[tuple[str, str]] = []
-        #: set when the device's answers cannot be followed any more; only a device reset mends it
+        #: set when the device's answers cannot be followed any more; only a device reset helps
         self.broken = False
 
     @property
     def slots(self) -> int:
-        """Commands that can be in flight at the most."""
+        """Most commands that can be in flight."""
         return self._layout.slots
 
     @property
     def max_command(self) -> int:
-        """Bytes of the longest command there can ever be room for."""
+        """Bytes of the longest command that can be submitted."""
         return self._layout.max_command
 
     def takes(self, size: int) -> bool:
@@ -193,12 +193,12 @@ class ShadowQueue:
 
     @property
     def in_flight(self) -> int:
-        """Commands the device has and whose deadline has not passed."""
+        """Number of commands that the device has and whose deadline has not passed."""
         return sum(not each.expired for each in self._in_flight.values())
 
     @property
     def quarantined(self) -> int:
-        """Commands that expired and were never given back."""
+        """Number of expired commands that the device has not given back."""
         return sum(each.expired for each in self._in_flight.values())
 
     @property
@@ -207,9 +207,9 @@ class ShadowQueue:
         return min((each.deadline for each in self._in_flight.values() if not each.expired), default=None)
 
     def submit(self, token: int, command: bytes, deadline: float, answer: int = 1) -> None:
-        """Put a command that ``takes`` has room for in a free slot; ``publish`` shows it.
+        """Put a command for which ``takes`` was True into a free slot; ``publish`` makes it visible.
 
-        The device may write ``answer`` bytes, the ack included; at most ``layout.max_answer``.
+        The device may write ``answer`` bytes, including the ack; at most ``layout.max_answer``.
         """
         memory = self._memory
         slot = self._free.popleft()
@@ -226,11 +226,11 @@ class ShadowQueue:
         self._in_flight[self._ring.offer(buffer)] = _InFlight(token, slot, long, deadline, answer)
 
     def publish(self) -> bool:
-        """Let the device see every submitted command; whether there was one and a kick is due."""
+        """Let the device see every submitted command; True if there was one, so that a kick is due."""
         return self._ring.publish()
 
     def reap(self) -> list[Answer]:
-        """Everything the device gave back since the last call, in its order."""
+        """Everything that the device gave back since the last call, in that order."""
         answers: list[Answer] = []
         while not self.broken:
             try:
@@ -263,7 +263,7 @@ class ShadowQueue:
         return Answer(command.token, ack, command.expired, result)
 
     def expire(self, now: float) -> list[int]:
-        """Commands whose deadline passed, oldest first; their slots are quarantined."""
+        """Tokens of commands that expire now, oldest first; their slots are quarantined."""
         expired = []
         for command in self._in_flight.values():
             if not command.expired and command.deadline <= now:

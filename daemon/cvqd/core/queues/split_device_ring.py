@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class SplitDeviceRing:
-    """See ``core.guest_queue``, whose words these are.  ``base`` is the next available index."""
+    """See ``core.queues.guest_queue`` for the terms.  ``base`` is the next available index."""
 
     def __init__(
         self,
@@ -36,7 +36,7 @@ class SplitDeviceRing:
         self._next_available = base
         # vhost-user: a back-end takes the used index from the ring, not from SET_VRING_BASE
         self._next_used = self._told = ring.used_index
-        # whoever served the ring before may have asked for silence
+        # whoever served the ring before may have suppressed kicks
         ring.device_flags = 0
 
     @property
@@ -45,13 +45,13 @@ class SplitDeviceRing:
         return self._next_available
 
     def pop(self) -> Chain | None:
-        """The next chain, None when there is none; GuestError when the ring cannot be followed."""
+        """The next chain, None if there is none; GuestError if the ring cannot be followed."""
         ring = self._ring
         pending = (ring.available_index - self._next_available) & 0xFFFF
         if not pending:
             if not self._event_index:
                 return None
-            # every entry is to be kicked for: ask for the next, then look whether it came meanwhile
+            # ask for a kick at the next entry, then look again in case it has just come
             ring.available_event = self._next_available
             # full: pairs with the driver's between available_index and its load of available_event
             self._fence()
@@ -70,7 +70,7 @@ class SplitDeviceRing:
         try:
             self._walk(chain)
         except GuestError as fault:
-            # a traceback would hold every view that was found on the way
+            # a traceback would keep alive every view made so far
             chain.fault = fault.with_traceback(None)
         return chain
 
@@ -80,7 +80,7 @@ class SplitDeviceRing:
         self._next_used = (self._next_used + 1) & 0xFFFF
 
     def publish(self) -> None:
-        """Move the used index behind every pushed chain."""
+        """Move the used index past every pushed chain."""
         # release: pairs with the driver's barrier between used_index and the elements
         self._fence()
         self._ring.used_index = self._next_used

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 class SplitDriverRing:
-    """See ``core.driver_ring``, whose words these are.  A buffer's id is its first descriptor's index.
+    """See ``core.queues.driver_ring`` for the terms.  A buffer's id is its first descriptor's index.
 
-    Descriptors are used again in turn, as late as possible: an id that a device gives back twice then
-    names a buffer that is not out.
+    Descriptors are reused in turn, as late as possible: an id that a device gives back twice then
+    names a buffer that is not in flight.
     """
 
     def __init__(self, ring: SplitRing, fence: Callable[[], None], *, event_index: bool) -> None:
@@ -64,7 +64,7 @@ class SplitDriverRing:
         return head
 
     def publish(self) -> bool:
-        """Move the available index behind every offered buffer."""
+        """Move the available index past every offered buffer."""
         if self._published == self._next_available:
             return False
         # release: pairs with the device's barrier between available_index and the entries
@@ -73,7 +73,7 @@ class SplitDriverRing:
         return True
 
     def kick_wanted(self) -> bool:
-        """Whether available_event was passed, or the device's flags ask for no silence."""
+        """Whether available_event was passed or, without EVENT_IDX, kicks are not suppressed."""
         # full: pairs with the device's between its available_event or flags and its load of available_index
         self._fence()
         old, self._told = self._told, self._published
@@ -88,7 +88,7 @@ class SplitDriverRing:
         if not pending:
             if not self._event_index:
                 return None
-            # ask for a call with the next element, then look whether it came meanwhile
+            # ask for a call at the next element, then look again in case it has just come
             ring.used_event = self._next_used
             # full: pairs with the device's between used_index and its load of used_event
             self._fence()
