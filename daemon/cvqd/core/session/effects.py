@@ -1,8 +1,8 @@
 """What a front-end's message asks of the device: one frozen value per kind.
 
-``Session.receive`` returns at most one.  The glue carries it out *before*
-``Session.reply`` is called; what the effect says about its result goes there.
-The session's own data (rings, features, memory) is already new when an effect
+``Session.receive`` returns at most one.  The glue carries it out, then passes
+the result that the effect's docstring names to ``Session.reply``.  The
+session's own data (rings, features, memory) is already updated when an effect
 is returned, so the glue may look there for everything else.
 """
 
@@ -28,7 +28,7 @@ class RingDescriptor(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class SetFeatures:
-    """SET_FEATURES: ``features`` without vhost-user's own bit 30; may come again and again.
+    """SET_FEATURES: ``features`` without vhost-user's own bit 30; may be repeated.
 
     Without bit 30 every ring is enabled now (``implicit_enable``).  Result None, or ``Refusal``:
     then the session's features are what they were before.
@@ -59,7 +59,7 @@ class RingConfigured:
 
 @dataclass(frozen=True, slots=True)
 class RingDescriptorChanged:
-    """SET_VRING_KICK, _CALL or _ERR: the new one (or None) is in ``session.rings[index]``.
+    """SET_VRING_KICK, _CALL or _ERR: the new descriptor (or None) is in ``session.rings[index]``.
 
     ``old`` stays open until ``reply``, which closes it: bind the new one first.  Result None.
     """
@@ -71,7 +71,7 @@ class RingDescriptorChanged:
 
 @dataclass(frozen=True, slots=True)
 class RingKicked:
-    """VRING_KICK: the guest has put something into ring ``index``.  Result None."""
+    """VRING_KICK: the guest has made buffers available in ring ``index``.  Result None."""
 
     index: int
 
@@ -85,10 +85,10 @@ class RingEnabled:
 
 @dataclass(frozen=True, slots=True)
 class RingStopped:
-    """GET_VRING_BASE: stop the ring; its kick and call are gone from the session.
+    """GET_VRING_BASE: stop the ring; the session no longer has its kick and call.
 
-    ``reply`` closes them.  Result: the index to go on from (split: next
-    available index), or None for a ring that never ran since its base was set.
+    ``reply`` closes them.  Result: the base from which to continue (split: next
+    available index), or None for a ring that has not run since its base was set.
     """
 
     index: int
@@ -106,7 +106,7 @@ class ReadConfig:
 
 @dataclass(frozen=True, slots=True)
 class WriteConfig:
-    """SET_CONFIG; ``flags`` bit 0 says that migration writes.  Result None or ``Refusal``."""
+    """SET_CONFIG; ``flags`` bit 0 marks a write by migration.  Result None or ``Refusal``."""
 
     offset: int
     data: bytes
@@ -115,14 +115,14 @@ class WriteConfig:
 
 @dataclass(frozen=True, slots=True)
 class SetMtu:
-    """NET_SET_MTU: the largest frame of the guest will carry ``mtu`` bytes.  Result None or ``Refusal``."""
+    """NET_SET_MTU: the guest's frames will carry at most ``mtu`` bytes.  Result None or ``Refusal``."""
 
     mtu: int
 
 
 @dataclass(frozen=True, slots=True)
 class SetStatus:
-    """SET_STATUS; 0 resets the device.  Result None or ``Refusal`` (``session.status`` goes back)."""
+    """SET_STATUS; 0 resets the device.  Result None or ``Refusal`` (``session.status`` is rolled back)."""
 
     old: int
     new: int
@@ -140,9 +140,9 @@ class ResetDevice:
 
 @dataclass(frozen=True, slots=True)
 class TransferDeviceState:
-    """SET_DEVICE_STATE_FD: state is to go through ``descriptor``, which is the glue's to close.
+    """SET_DEVICE_STATE_FD: transfer state through ``descriptor``, which the glue has to close.
 
-    Result None, or ``Refusal``.  The transfer itself has to wait for the reply.
+    Result None, or ``Refusal``.  The transfer itself has to wait until the reply is sent.
     """
 
     direction: TransferDirection
@@ -151,7 +151,7 @@ class TransferDeviceState:
 
 @dataclass(frozen=True, slots=True)
 class CheckDeviceState:
-    """CHECK_DEVICE_STATE: how did the transfer end.  Result None for well, or ``Refusal``."""
+    """CHECK_DEVICE_STATE: how the transfer ended.  Result None for success, or ``Refusal``."""
 
 
 Effect = (
@@ -175,13 +175,13 @@ Effect = (
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A result: the device will not.
+    """A result: the device refuses the request.
 
     Only SET_FEATURES, NET_SET_MTU, SET_CONFIG, GET_CONFIG, SET_STATUS, SET_DEVICE_STATE_FD and
     CHECK_DEVICE_STATE can be refused.  With need_reply the front-end gets a non-zero
-    acknowledgement.  Without, a refused SET_FEATURES ends the connection (``reply`` raises
-    FrontendError), GET_CONFIG and those of device state have error answers of their own, the
-    others go unnoticed.
+    acknowledgement.  Without it, a refused SET_FEATURES ends the connection (``reply`` raises
+    FrontendError), GET_CONFIG and the two device state requests have error replies of their own,
+    and the others go unnoticed.
     """
 
     reason: str

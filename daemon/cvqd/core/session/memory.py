@@ -1,10 +1,10 @@
 """The guest memory of one session: SET_MEM_TABLE, ADD_MEM_REG and REM_MEM_REG.
 
-A region that comes again with the same file at the same place is kept, with
-its first descriptor, so that the mapping behind it is never touched.  QEMU's
-network device has a front-end object for each queue pair, and in some versions
-(7.2) each of them adds and removes every region: one that was added n times is
-there until it was removed n times.
+A region that is sent again with the same file at the same place is kept, with
+its first descriptor, so that its mapping is never touched.  QEMU's network
+device has a front-end object for each queue pair, and in some versions (7.2)
+each of them adds and removes every region: a region that was added n times is
+there until it has been removed n times.
 """
 
 from __future__ import annotations
@@ -26,7 +26,10 @@ if TYPE_CHECKING:
 
 
 class SessionMemory:
-    """``regions`` in the front-end's order.  ``unclaimed`` loses the descriptors that are kept."""
+    """``regions`` in the front-end's order.
+
+    Descriptors that are kept are taken out of ``unclaimed``; at most ``most`` regions are allowed.
+    """
 
     def __init__(self) -> None:
         self.regions: tuple[MemoryRegion, ...] = ()
@@ -36,7 +39,7 @@ class SessionMemory:
     def replace(
         self, descriptions: tuple[RegionDescription, ...], unclaimed: list[FileDescriptor], most: int
     ) -> MemoryChanged:
-        """SET_MEM_TABLE: a new table of at most ``most`` regions, one descriptor each."""
+        """SET_MEM_TABLE: a new table, one descriptor for each region."""
         name = FrontRequest.SET_MEM_TABLE.name
         if len(descriptions) > most:
             raise FrontendError(name, f"{len(descriptions)} regions, at most {most} are allowed")

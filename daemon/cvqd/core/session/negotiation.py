@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Negotiation:
-    """``features`` are without vhost-user's bit 30 and mean something only if ``features_set``."""
+    """``features`` lack vhost-user's bit 30 and are valid only if ``features_set``."""
 
     def __init__(self, offer: Offer) -> None:
         self.features = 0
@@ -24,11 +24,11 @@ class Negotiation:
         self.offer = offer
 
     def has(self, feature: ProtocolFeature) -> bool:
-        """Was this protocol feature negotiated."""
+        """Whether this protocol feature was negotiated."""
         return bool(self.protocol_features & feature.mask)
 
     def set_features(self, word: int) -> SetFeatures:
-        """SET_FEATURES: nothing but what was offered."""
+        """SET_FEATURES; FrontendError for a feature that was not offered."""
         if unknown := word & ~self.offer.word:
             names = ", ".join(feature_names(unknown))
             raise FrontendError(FrontRequest.SET_FEATURES.name, f"not offered: {names}")
@@ -37,7 +37,7 @@ class Negotiation:
         return SetFeatures(self.features, implicit_enable=self.features == word)
 
     def set_protocol_features(self, word: int) -> None:
-        """SET_PROTOCOL_FEATURES: nothing but what was offered."""
+        """SET_PROTOCOL_FEATURES; FrontendError for one not offered or without those it needs."""
         if unknown := word & ~self.offer.protocol_features:
             names = ", ".join(protocol_feature_names(unknown))
             raise FrontendError(FrontRequest.SET_PROTOCOL_FEATURES.name, f"not offered: {names}")
@@ -49,7 +49,7 @@ class Negotiation:
         self.protocol_features = word
 
     def set_status(self, value: int) -> SetStatus:
-        """SET_STATUS: one byte, though it travels as eight."""
+        """SET_STATUS: a byte, although the payload has eight; FrontendError for a larger value."""
         if value > 0xFF:
             raise FrontendError(FrontRequest.SET_STATUS.name, f"status {value:#x} is no byte")
         old, self.status = self.status, value

@@ -1,4 +1,4 @@
-"""What the daemon offers a front-end; only a move of its guest can narrow the features."""
+"""What the daemon offers to a front-end; only a switchover can narrow the features later."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ MEMORY_SLOTS: Final = 32
 class Offer:
     """Features and limits.
 
-    ``features`` are the device's as the guest may see them; vhost-user's bit 30 is added here.
+    ``features`` are those that the guest may take; vhost-user's bit 30 is added here.
     ACCESS_PLATFORM must not be among them: it would turn every address into an I/O virtual one.
-    ``rings`` counts all of them, the control queue included; ``ring_size`` is the largest, in descriptors.
+    ``rings`` counts all rings, including the control queue; ``ring_size`` is the largest, in descriptors.
     """
 
     features: int

@@ -1,9 +1,10 @@
 """Each served vhost-user request: what it does to a session's data, and the content of its reply.
 
 One function per request, in ``HANDLERS``.  It decodes the payload, changes the
-state and returns the effect for the device; descriptors that it keeps it takes
-out of ``unclaimed``, the caller closes the rest.  Which descriptors and which
-protocol features a request takes was checked before (``core.session.rules``).
+state and returns the effect on the device.  It takes the descriptors that it
+keeps out of ``unclaimed``, and the caller closes the rest.  The number of
+descriptors and the protocol features that a request needs have been checked
+before (``core.session.rules``).
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ Handler = Callable[[SessionState, Message, Unclaimed], Effect | None]
 
 
 def answer(state: SessionState, message: Message, result: Result) -> bytes:
-    """Payload of a reply that the request has whatever its flags say."""
+    """Payload of the reply to a request that always has one, whatever its flags."""
     match message.request:
         case FrontRequest.GET_FEATURES:
             return payloads.encode_u64(state.offer.word)
@@ -83,7 +84,7 @@ def answer(state: SessionState, message: Message, result: Result) -> bytes:
 
 
 def _nothing(_state: SessionState, _message: Message, _unclaimed: Unclaimed) -> None:
-    """SET_OWNER and RESET_OWNER ask nothing of a back-end; most GET requests only want ``answer``."""
+    """SET_OWNER and RESET_OWNER need no action; most GET requests only need ``answer``."""
 
 
 def _set_features(state: SessionState, message: Message, _unclaimed: Unclaimed) -> SetFeatures:
@@ -96,8 +97,9 @@ def _set_features(state: SessionState, message: Message, _unclaimed: Unclaimed) 
         rings.enable_exactly(enabled)
 
     state.roll_back = roll_back
-    # virtio_uml negotiates anew on the same connection: when bit 30 is back, what nobody
-    # enabled is disabled again; front-ends that always send it do not come here
+    # virtio_uml negotiates anew on the same connection: when bit 30 comes back, rings that were
+    # enabled only for the lack of it are disabled again; with front-ends that always send it
+    # neither branch is taken
     if effect.implicit_enable:
         rings.enable_exactly(frozenset(rings.rings))
     elif state.implicit_enable:
@@ -136,7 +138,7 @@ def _set_vring_addr(state: SessionState, message: Message, _unclaimed: Unclaimed
 def _set_vring_base(state: SessionState, message: Message, _unclaimed: Unclaimed) -> Effect:
     base = payloads.decode_vring_state(message.name, message.payload)
     agreed = state.agreed
-    # front-ends that set bases before features are found out when the ring is looked at
+    # if the base comes before the features, Session.guest_ring checks it later
     split = agreed.features_set and not agreed.features & Feature.RING_PACKED.mask
     return state.rings.set_base(message.name, base, 0xFFFF if split else 0xFFFF_FFFF)
 

@@ -1,7 +1,7 @@
 """The rings of one session: what the front-end said of each, checked one message at a time.
 
-Any order and any repetition is taken: QEMU's network device enables rings
-before it configures them and sets call descriptors before anything else.
+Messages may come in any order and be repeated: QEMU's network device enables
+rings before it configures them and sets call descriptors before anything else.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from cvqd.wire.vhost_user import FileDescriptor
     from cvqd.wire.vhost_user_payloads import VringAddress, VringDescriptor, VringState
 
-#: What each descriptor may be.  A kick is handed to the device, which waits on eventfds alone;
-#: ``virtio_uml`` passes sockets and pipes as calls and has them written to.
+#: Kinds of file that each descriptor may be.  A kick is handed to the device, which waits only on eventfds;
+#: ``virtio_uml`` passes sockets and pipes as calls and expects them to be written to.
 _KINDS: Final[dict[RingDescriptor, frozenset[DescriptorKind]]] = {
     RingDescriptor.KICK: frozenset({DescriptorKind.EVENTFD}),
     RingDescriptor.CALL: frozenset({DescriptorKind.EVENTFD, DescriptorKind.SOCKET, DescriptorKind.PIPE}),
@@ -37,7 +37,7 @@ _KINDS: Final[dict[RingDescriptor, frozenset[DescriptorKind]]] = {
 class Ring:
     """``addresses`` are the front-end's own (see ``Session.guest_ring``), ``num`` in descriptors.
 
-    ``num`` 0 means that none was set.  A ring without ``kick`` is stopped.
+    ``num`` is 0 until it is set.  A ring without ``kick`` is stopped.
     """
 
     num: int = 0
@@ -50,18 +50,18 @@ class Ring:
 
     @property
     def named(self) -> bool:
-        """The front-end has said something of it; an enabled ring may be one of all."""
+        """The front-end has set up some of it; ``enabled`` does not count, as it may be set for all rings."""
         said = (self.addresses, self.kick, self.call, self.err)
         return self.num > 0 or any(each is not None for each in said)
 
     @property
     def configured(self) -> bool:
-        """NUM, ADDR and KICK are there."""
+        """NUM, ADDR and KICK have been set."""
         return self.num > 0 and self.addresses is not None and self.kick is not None
 
 
 class SessionRings:
-    """``rings`` by index; every method is one message and blames ``name`` for what is wrong with it."""
+    """``rings`` by index; most methods serve one request, whose ``name`` goes into a FrontendError."""
 
     def __init__(self, count: int, size: int) -> None:
         """Rings 0 to ``count - 1``, of at most ``size`` descriptors."""
@@ -69,14 +69,14 @@ class SessionRings:
         self._size = size
 
     def ring(self, name: str, index: int) -> Ring:
-        """FrontendError for a ring that is not there."""
+        """The ring of this index; FrontendError if there is none."""
         ring = self.rings.get(index)
         if ring is None:
             raise FrontendError(name, f"there is no ring {index}, only {len(self.rings)}")
         return ring
 
     def set_num(self, name: str, state: VringState) -> RingConfigured:
-        """A power of two, as ``drivers/vhost/vhost.c`` demands of every ring, within the device's maximum."""
+        """SET_VRING_NUM: a power of two, as ``drivers/vhost/vhost.c`` demands, up to the device's maximum."""
         ring = self.ring(name, state.index)
         if state.num < 1 or state.num & (state.num - 1):
             raise FrontendError(name, f"size {state.num} of ring {state.index} is not a power of two")
@@ -88,12 +88,15 @@ class SessionRings:
         return RingConfigured(state.index)
 
     def set_address(self, name: str, address: VringAddress) -> RingConfigured:
-        """Kept as sent and translated at start, memory may come later; flags ask for logging, not offered."""
+        """SET_VRING_ADDR: kept as sent and translated at start, since memory may come later.
+
+        The flags are ignored: they ask for logging, which is not offered.
+        """
         self.ring(name, address.index).addresses = address.addresses
         return RingConfigured(address.index)
 
     def set_base(self, name: str, state: VringState, most: int) -> RingConfigured:
-        """Where the ring goes on, in the encoding of its format; not above ``most``."""
+        """SET_VRING_BASE: where the ring continues, in the encoding of its format; at most ``most``."""
         ring = self.ring(name, state.index)
         if state.num > most:
             raise FrontendError(name, f"base {state.num:#x} of ring {state.index} is above {most:#x}")
@@ -101,7 +104,7 @@ class SessionRings:
         return RingConfigured(state.index)
 
     def stop(self, name: str, index: int) -> RingStopped:
-        """GET_VRING_BASE: kick and call go, the front-end sends them again."""
+        """GET_VRING_BASE: kick and call are dropped, the front-end will send them again."""
         ring = self.ring(name, index)
         effect = RingStopped(index, ring.kick, ring.call)
         ring.kick = ring.call = None
@@ -118,7 +121,7 @@ class SessionRings:
     ) -> RingDescriptorChanged:
         """SET_VRING_KICK, _CALL and _ERR; the descriptor is taken from ``unclaimed``.
 
-        No kick descriptor means that the ring is to be polled, or with ``inband`` that messages come.
+        A kick without a descriptor asks for the ring to be polled or, with ``inband``, announces VRING_KICK.
         """
         ring = self.ring(name, target.index)
         if len(unclaimed) != target.present:
@@ -130,7 +133,7 @@ class SessionRings:
             kinds = " or ".join(sorted(kind.value for kind in _KINDS[which]))
             raise FrontendError(name, f"a {which.value} descriptor is a {kinds}, not a {new.kind.value}")
         unclaimed.clear()
-        # setattr by the enumeration's value would hide these three from a type checker
+        # setattr with the enumeration's value would hide these assignments from a type checker
         match which:
             case RingDescriptor.KICK:
                 old, ring.kick = ring.kick, new
@@ -141,7 +144,7 @@ class SessionRings:
         return RingDescriptorChanged(target.index, which, old)
 
     def enable(self, name: str, state: VringState) -> RingEnabled | None:
-        """SET_VRING_ENABLE; None where nothing changes."""
+        """SET_VRING_ENABLE; None if nothing changes."""
         ring = self.ring(name, state.index)
         if state.num > 1:
             raise FrontendError(name, f"ring {state.index} is enabled with {state.num}, neither 0 nor 1")
@@ -160,7 +163,7 @@ class SessionRings:
             ring.enabled = index in indices
 
     def descriptors(self) -> list[FileDescriptor]:
-        """All that are held, kick, call and err of every ring."""
+        """Every kick, call and err descriptor that is held."""
         return [
             descriptor
             for ring in self.rings.values()

@@ -1,8 +1,8 @@
-"""Which request may look how: the literal table that ``core.session`` checks first.
+"""What each request must look like: the literal table that ``core.session`` checks first.
 
 Source: QEMU ``docs/interop/vhost-user.rst``.  A request that is not in the
-table is named, skipped, and acknowledged with an error if it asks; those of
-them whose answer the front-end would wait for end the connection instead.
+table is skipped, and acknowledged with an error if it asks for that; one whose
+reply the front-end would wait for ends the connection instead.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ class OnRefusal(enum.Enum):
     """What a device's refusal does to a front-end that asked for no acknowledgement."""
 
     IMPOSSIBLE = enum.auto()  #: the device may not refuse: the connection ends, acknowledged or not
-    CLOSE = enum.auto()  #: the connection ends: the front-end would go on with what it does not have
+    CLOSE = enum.auto()  #: the connection ends: the front-end would rely on something it does not have
     IGNORE = enum.auto()  #: nothing: the front-end finds out when it looks
 
 
 class Rule(NamedTuple):
-    """``least``/``most`` descriptors, the protocol feature needed, and whether it has its own answer.
+    """``least`` to ``most`` descriptors, the protocol feature needed, and whether it always has a reply.
 
-    Payload lengths are the codecs' to check.
+    The codecs check payload lengths.
     """
 
     least: int = 0
@@ -69,7 +69,7 @@ RULES: Final[dict[FrontRequest, Rule]] = {
     FrontRequest.RESET_DEVICE: Rule(needs=_RESET),
     FrontRequest.GET_MAX_MEM_SLOTS: Rule(needs=_SLOTS, answers=True),
     FrontRequest.ADD_MEM_REG: Rule(1, 1, needs=_SLOTS),
-    # older front-ends attach the region's file to its removal; it is closed
+    # older front-ends send the region's descriptor along; it is closed
     FrontRequest.REM_MEM_REG: Rule(0, 1, needs=_SLOTS),
     FrontRequest.SET_STATUS: Rule(needs=_STATUS, refusal=OnRefusal.IGNORE),
     FrontRequest.GET_STATUS: Rule(needs=_STATUS, answers=True),
@@ -77,7 +77,7 @@ RULES: Final[dict[FrontRequest, Rule]] = {
     FrontRequest.CHECK_DEVICE_STATE: Rule(needs=_STATE, answers=True, refusal=OnRefusal.IGNORE),
 }
 
-#: Requests that we never offered and whose sender waits for content that we do not have.
+#: Requests that were never offered and whose sender waits for a reply that we cannot give.
 UNANSWERABLE: Final = frozenset(
     {
         FrontRequest.IOTLB_MSG,

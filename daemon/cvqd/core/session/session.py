@@ -1,18 +1,18 @@
 """The vhost-user session of one front-end: what it said so far, and what it may say next.
 
-For each message: ``receive`` checks it, takes it into the session's data and
-returns at most one effect; the glue carries that out on the device; ``reply``
-then makes the one answer, if there is to be one.  So whatever a message stops
-has stopped before the front-end hears of it.
+For each message: ``receive`` checks it, updates the session's data and returns
+at most one effect; the glue carries that out on the device; ``reply`` then
+makes the reply, if there is one.  So whatever a message stops has stopped
+before the front-end gets its reply.
 
 Front-ends differ in the order of messages (QEMU enables rings before it
-configures them, libkrun sends memory before features), therefore no order is
-demanded; only what a message needs to be understood.
+configures them, libkrun sends memory before features).  So no order is
+required beyond what it takes to understand a message.
 
 The session owns every descriptor from the message on until it is replaced,
-the ring is stopped, the region removed or ``close`` is called; one that the
-device may still use is closed by the ``reply`` after the effect that unbinds
-it.  It reads none.
+the ring is stopped, the region removed or ``close`` is called.  A descriptor
+that the device may still use is closed by the ``reply`` after the effect that
+unbinds it.  The session reads from none of them.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 
 class Session:
-    """One connection's worth of vhost-user, without the connection."""
+    """The protocol state of one vhost-user connection, without the connection itself."""
 
     def __init__(self, offer: Offer) -> None:
         self.offer = offer
@@ -59,12 +59,12 @@ class Session:
 
     @property
     def features_set(self) -> bool:
-        """SET_FEATURES has come and was not refused."""
+        """SET_FEATURES was received and not refused."""
         return self._state.agreed.features_set
 
     @property
     def implicit_enable(self) -> bool:
-        """Bit 30 was not acknowledged: every ring is enabled, and none will ever be disabled."""
+        """Bit 30 was not acknowledged, so every ring is enabled and SET_VRING_ENABLE is not expected."""
         return self._state.implicit_enable
 
     @property
@@ -74,17 +74,17 @@ class Session:
 
     @property
     def status(self) -> int:
-        """Device status byte of the last SET_STATUS."""
+        """Device status byte, as last set by SET_STATUS."""
         return self._state.agreed.status
 
     @property
     def status_negotiated(self) -> bool:
-        """The front-end will say DRIVER_OK."""
+        """STATUS was negotiated: the front-end will set DRIVER_OK."""
         return self._state.agreed.has(ProtocolFeature.STATUS)
 
     @property
     def inband(self) -> bool:
-        """Kicks and calls of rings without descriptors are messages."""
+        """Rings without descriptors are kicked and called by messages."""
         return self._state.agreed.has(ProtocolFeature.INBAND_NOTIFICATIONS)
 
     @property
@@ -99,15 +99,15 @@ class Session:
 
     @property
     def backend_channel(self) -> FileDescriptor | None:
-        """Where ``host.backend_channel`` may write, once SET_BACKEND_REQ_FD has come."""
+        """The descriptor of SET_BACKEND_REQ_FD, for ``host.backend_channel``; None before."""
         return self._state.backend_channel
 
     def ring_complete(self, index: int) -> bool:
-        """Memory, NUM, ADDR and KICK are there; ENABLE is a question of its own."""
+        """Memory, NUM, ADDR and KICK have been set; whether the ring is enabled does not matter."""
         return bool(self.memory) and self.rings[index].configured
 
     def ring_usable(self, index: int) -> bool:
-        """A complete ring that lies in memory as it is now: a region under it may come and go."""
+        """A complete ring that lies in the current memory, whose regions may come and go."""
         if not self.ring_complete(index):
             return False
         try:
@@ -117,7 +117,7 @@ class Session:
         return True
 
     def guest_address(self, user_address: int, length: int) -> int:
-        """Guest-physical address of bytes inside one region; FrontendError if there is no such region."""
+        """Guest-physical address of ``length`` bytes; FrontendError unless they lie in one region."""
         address = memory_table.guest_address(self.memory, user_address, length)
         if address is None:
             raise FrontendError(
@@ -128,7 +128,7 @@ class Session:
     def guest_ring(self, index: int) -> RingAddresses:
         """Guest-physical addresses of a complete ring in the negotiated format.
 
-        FrontendError if it lies outside memory or askew, or goes on where it has no place.
+        FrontendError if it is not in memory, misaligned, or has a base outside the ring.
         """
         ring = self.rings[index]
         name = FrontRequest.SET_VRING_ADDR.name
@@ -149,13 +149,13 @@ class Session:
         return guest
 
     def narrow(self, features: int) -> None:
-        """Offer no more than these features, of those that were offered when the session began."""
+        """From now on offer only these features, of those offered when the session began."""
         self._state.reoffer(replace(self.offer, features=self.offer.features & features))
 
     def receive(self, message: Message) -> Effect | None:
-        """Check a message and take it in; FrontendError (then ``close``) if the protocol forbids it.
+        """Check and apply a message; FrontendError (then ``close``) if the protocol forbids it.
 
-        The message's descriptors are the session's from here on, error or not.
+        The session owns the message's descriptors from here on, even after an error.
         """
         state = self._state
         self._answering = message
@@ -178,16 +178,16 @@ class Session:
         return effect
 
     def reply(self, message: Message, result: Result = None) -> bytes | None:
-        """The answer to the message last received, now that its effect has happened; None for no answer.
+        """The reply to the last message, after its effect was carried out; None if it has none.
 
-        FrontendError if a refusal leaves the session unusable or cannot be said.
+        FrontendError if a refusal leaves the session unusable or cannot be reported.
         """
         if message is not self._answering:
             raise RuntimeError(f"{message.name} is not the message last received, or is answered already")
         self._answering = None
         self._state.close_retired()
-        # SET_PROTOCOL_FEATURES has taken effect by now: virtio_uml asks for the acknowledgement
-        # of the very message that negotiates acknowledgements
+        # SET_PROTOCOL_FEATURES has taken effect by now: virtio_uml asks for an acknowledgement
+        # even of the message that negotiates REPLY_ACK
         acknowledged = message.need_reply and self._state.agreed.has(ProtocolFeature.REPLY_ACK)
         rule = _rule(message)
         if rule is not None:
@@ -201,7 +201,7 @@ class Session:
         return encode_reply(message.request, encode_u64(int(failed)))
 
     def close(self) -> None:
-        """Close every descriptor and forget everything.  The device must have let go of them."""
+        """Close every descriptor and forget everything.  The device must not use them any more."""
         state = self._state
         state.retire(
             state.backend_channel,
@@ -232,7 +232,7 @@ class Session:
 
 
 def _rule(message: Message) -> Rule | None:
-    """None for a request that is not served, with or without a name."""
+    """The request's rule; None if it is not served or has no known number."""
     try:
         return RULES.get(FrontRequest(message.request))
     except ValueError:

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 
 class SessionState:
-    """What was agreed, guest memory, rings, the back-end channel; and how to take the last request back.
+    """What was negotiated, guest memory, rings, the back-end channel; and how to undo the last request.
 
-    ``retired`` holds descriptors that were replaced but may still be in the device's hands.
+    ``retired`` holds descriptors that were replaced but that the device may still use.
     """
 
     def __init__(self, offer: Offer) -> None:
@@ -33,20 +33,20 @@ class SessionState:
         self.implicit_enable = False
 
     def reoffer(self, offer: Offer) -> None:
-        """Offer something else from now on; what was agreed stays."""
+        """Offer something else from now on; what was negotiated stays."""
         self.offer = self.agreed.offer = offer
 
     def retire(self, *descriptors: FileDescriptor | None) -> None:
-        """Close these once the device has let go of them."""
+        """Close these at ``close_retired``, once the device does not use them any more."""
         self.retired += [descriptor for descriptor in descriptors if descriptor is not None]
 
     def close_retired(self) -> None:
-        """The device has let go."""
+        """Close the retired descriptors; the device no longer uses them."""
         while self.retired:
             self.retired.pop().close()
 
     def begin(self) -> None:
-        """A new request: the one before cannot be taken back any more."""
+        """A new request begins: the one before cannot be undone any more."""
         self.roll_back = _nothing_to_roll_back
 
 
