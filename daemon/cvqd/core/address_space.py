@@ -1,8 +1,8 @@
 """Addresses to bytes: a sorted map of extents that do not overlap.
 
-One class serves guest memory as the daemon sees it (guest-physical addresses)
-and each address space of the simulator (I/O virtual addresses).  It knows
-nothing of files or mappings, only of memory views.
+The same class serves for guest memory as the daemon sees it (guest-physical
+addresses) and for each address space of the simulator (I/O virtual addresses).
+It knows nothing of files or mappings, only of memory views.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Extent(NamedTuple):
 
     @property
     def end(self) -> int:
-        """First address behind the extent."""
+        """First address after the extent."""
         return self.start + len(self.view)
 
 
@@ -56,7 +56,7 @@ class AddressSpace:
         self._extents.insert(place, Extent(start, view, access))
 
     def remove(self, start: int, size: int) -> int:
-        """Remove every extent that touches the range, whole; the number removed."""
+        """Remove, whole, every extent that touches the range; return the number removed."""
         end = start + size
         kept = [extent for extent in self._extents if extent.start >= end or start >= extent.end]
         removed = len(self._extents) - len(kept)
@@ -76,7 +76,7 @@ class AddressSpace:
             available = len(extent.view) - offset
             if offset < 0 or available <= 0:
                 raise GuestError("memory.unmapped", f"nothing is mapped at {address:#x}")
-            # arithmetic on flags costs more than the rest of the look-up: the usual extent permits all
+            # flag arithmetic costs more than the rest of the look-up, and most extents allow everything
             if extent.access is not Access.READ_WRITE and access & ~extent.access:
                 raise GuestError("memory.permission", f"{access.name} is not allowed at {address:#x}")
             part = min(length, available)
@@ -87,7 +87,7 @@ class AddressSpace:
         return found
 
     def contiguous(self, address: int, length: int, access: Access) -> memoryview:
-        """The bytes of a range as one view; GuestError also if they span extents."""
+        """The bytes of a range as one view; GuestError also if they span several extents."""
         views = self.slices(address, length, access)
         if len(views) != 1:
             raise GuestError("memory.split", f"{address:#x}+{length:#x} does not lie in one region")

@@ -1,6 +1,6 @@
-"""How long each data queue's notifications may be held back: the last setter wins, virtio 1.3 §5.1.6.5.9.
+"""How long each data queue's notifications may be held back: the last command wins, virtio 1.3 §5.1.6.5.9.
 
-Even queue indices receive, odd ones transmit.
+Even queue indices are receive queues, odd ones transmit queues.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class CoalescingTable(NamedTuple):
-    """Values of all transmit and all receive queues, and those of single queues that differ, by index."""
+    """Values for all transmit and all receive queues, and by index those of single queues that differ."""
 
     tx: Coalescing = Coalescing()
     rx: Coalescing = Coalescing()
@@ -33,20 +33,20 @@ class CoalescingTable(NamedTuple):
                 return self._replace(rx=values, queues=tuple(own for own in self.queues if own[0] & 1))
             case CoalVqSet(queue, values):
                 others = {index: own for index, own in self.queues if index != queue}
-                # a queue that agrees with its kind again is no exception: one table, one form
+                # a queue that has the values of its kind is no exception: equal tables must have equal fields
                 if values != (self.tx if queue & 1 else self.rx):
                     others[queue] = values
                 return self._replace(queues=tuple(sorted(others.items())))
 
     def global_commands(self) -> Iterator[CoalTxSet | CoalRxSet]:
-        """What sets a reset device's values for all queues."""
+        """Commands that give a reset device the values for all queues."""
         if self.tx != Coalescing():
             yield CoalTxSet(self.tx)
         if self.rx != Coalescing():
             yield CoalRxSet(self.rx)
 
     def queue_commands(self) -> Iterator[CoalVqSet]:
-        """What sets the exceptions afterwards; the device takes them for enabled queues only."""
+        """Commands that then set the exceptions; the device takes them for enabled queues only."""
         for queue, values in self.queues:
             yield CoalVqSet(queue, values)
 

@@ -1,10 +1,10 @@
-"""Commands appended to a state log that lies in memory.
+"""Commands appended to a state log in memory.
 
-``append`` prepares, ``commit`` makes it count with one store of the tail,
-``rewrite`` puts a shorter telling of the same into the other half and switches
-to it with one store of the generation.  Whoever reads the memory between any
-two of these steps finds a whole log, the older or the newer one.  The process
-may be killed there; the memory is a file's, and stays.
+``append`` prepares a record, ``commit`` makes it count with one store of the
+tail, ``rewrite`` writes a shorter log of the same state into the other half and
+switches to it with one store of the generation.  A reader of the memory finds a
+whole log, the older or the newer one, between any two of these steps.  The
+process may be killed at any of them: the memory belongs to a file and stays.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ if TYPE_CHECKING:
 
 #: more rewrites than any process can make
 _MOST = 1 << 62
-#: places of a half's two words
+#: positions of the two words of a half
 _GENERATION, _TAIL = 0, 1
 
 
 class CommandLog:
     """A log with a sound header in ``memory``; nobody else writes there.
 
-    x86-64 keeps stores in order, and so does a kill: what a later process finds is what was
-    stored, in the order of storing.  No fence is needed for one that reads after the other's end.
+    x86-64 keeps stores in order, and a kill does not change that: a later process finds what was
+    stored up to some point.  It reads only after this one has ended, so no fence is needed.
     """
 
     def __init__(self, memory: memoryview) -> None:
@@ -51,10 +51,10 @@ class CommandLog:
         if self._generation > _MOST:
             raise LogError(f"its generation is {self._generation}")
         self._halves = halves
-        # words of eight bytes: whatever publishes is one store
+        # words of eight bytes, so that whatever publishes is one store
         self._words = tuple(half[:HALF_HEADER].cast("Q") for half in halves)
         self._end = HALF_HEADER + self._words[self._current][_TAIL]
-        #: records that do not count yet, not even written
+        #: records that are appended but not written, so do not count yet
         self._pending: list[bytes] = []
         self._memory = memory
         self._number, self.noted = last_note(memory)
@@ -70,33 +70,33 @@ class CommandLog:
         return self._end - HALF_HEADER
 
     def read(self) -> Scan:
-        """What the half in force says."""
+        """The records of the half in force."""
         return scan(self._halves[self._current])
 
     def append(self, kind: Kind, sequence: int, data: bytes) -> None:
-        """Prepare a record behind the others, for ``commit``; there must be room."""
+        """Prepare a record after the others, for ``commit``; there must be room for it."""
         record = encode_record(kind, sequence, data)
         self._pending.append(record)
         self._end += len(record)
 
     def commit(self) -> None:
-        """Let everything appended count."""
+        """Make every appended record count."""
         data = b"".join(self._pending)
         self._pending.clear()
         self._put(self._halves[self._current], self._end - len(data), data)
         self._words[self._current][_TAIL] = self._end - HALF_HEADER
 
     def note(self, data: bytes) -> None:
-        """Let ``noted`` be something else: a few bytes beside the records; b"" for nothing."""
+        """Replace ``noted``, a few bytes kept beside the records; b"" for none."""
         self._number += 1
         at = NOTES[self._number & 1]
         note = encode_note(self._number, data)
-        # written over the older one: whoever finds half of it takes the other
+        # it overwrites the older note: a reader that finds it half written takes the other one
         self._memory[at : at + len(note)] = note
         self.noted = data
 
     def rewrite(self, records: Iterable[Record]) -> bool:
-        """Let these records, and nothing else, count; False and no change where they do not fit."""
+        """Make these records, and no others, count; False and no change if they do not fit."""
         data = b"".join(encode_record(*record) for record in records)
         if HALF_HEADER + len(data) > len(self._halves[0]):
             return False

@@ -1,9 +1,9 @@
 """Whether a device can carry on where another one stopped.
 
 A snapshot is untrusted: whoever wrote it may have had another device, another
-cvqd, or ill intent.  Every reason against is found before anything is done, so
-that a move is refused while its source still runs.  What the target's site
-allows is not asked here.
+cvqd, or ill intent.  Every reason against the move is found before anything is
+done, so that it is refused while the source still runs.  The site policy of the
+target is not consulted here.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ _HASHING: Final = mask_of(Feature.RSS, Feature.HASH_REPORT)
 
 
 def usable(snapshot: Snapshot, offer: FeatureOffer, facts: DeviceFacts) -> TrackedState:
-    """State that the device can be given.
+    """The state of a snapshot that the device can carry on from.
 
-    SnapshotError for a snapshot that is wrong in itself, CompatibilityError with every reason
-    why this device cannot go on with it.
+    SnapshotError for a snapshot that is inconsistent, CompatibilityError with every reason
+    why this device cannot carry on from it.
     """
     state = carried(snapshot)
     if found := shortcomings(snapshot, state, offer, facts):
@@ -46,10 +46,10 @@ def usable(snapshot: Snapshot, offer: FeatureOffer, facts: DeviceFacts) -> Track
 def shortcomings(
     snapshot: Snapshot, state: TrackedState, offer: FeatureOffer, facts: DeviceFacts
 ) -> list[str]:
-    """Each reason, by name, why a device cannot go on for the guest of ``snapshot``; empty if it can.
+    """Each reason, by name, why a device cannot serve the guest of ``snapshot``; empty if it can.
 
-    ``state`` is the guest's control state, ``offer`` what a guest of the target would be offered,
-    ``facts`` what the target says of itself.
+    ``state`` is the guest's control state, ``offer`` what the target would offer to a guest,
+    ``facts`` what the target reports about itself.
     """
     return [
         *_features(snapshot, offer),
@@ -70,13 +70,13 @@ def _features(snapshot: Snapshot, offer: FeatureOffer) -> Iterator[str]:
         yield f"features: {name} is not offered"
     if not snapshot.features & Feature.VERSION_1.mask:
         yield "features: the guest's driver is a legacy one"
-    # virtio 1.3 §5.1.2: where the guest's control queue lies
+    # the number of pairs decides which queue is the guest's control queue, virtio 1.3 §5.1.2
     if snapshot.features & _MULTIQUEUE and snapshot.max_pairs != offer.max_pairs:
         yield f"pairs: the guest was offered {snapshot.max_pairs}, here it is {offer.max_pairs}"
 
 
 def _config(snapshot: Snapshot, facts: DeviceFacts) -> Iterator[str]:
-    """Limits in the configuration space that the guest relies on may grow and not shrink."""
+    """Limits in the configuration space that the guest relies on may grow but not shrink."""
     told, here = net_config.decode(snapshot.config), net_config.decode(facts.config)
     if snapshot.features & Feature.MTU.mask and here.mtu < told.mtu:
         yield f"mtu: {here.mtu} is less than the guest's {told.mtu}"
@@ -99,9 +99,9 @@ def _address(snapshot: Snapshot, state: TrackedState, facts: DeviceFacts) -> Ite
 
 
 def _commands(snapshot: Snapshot, state: TrackedState, facts: DeviceFacts) -> Iterator[str]:
-    """What a replay would say, judged as a guest's own commands are."""
+    """The commands that lead to the state, judged as if the guest had sent them."""
     policy = Policy(
-        # a state may say more than its guest could: cvqd or the site did it
+        # cvqd or the site may have set what the guest's own features do not allow
         snapshot.features | CONTROL,
         _pairs(snapshot),
         hashing=HashLimits.of(net_config.decode(facts.config)),
@@ -124,7 +124,7 @@ def _rings(snapshot: Snapshot, facts: DeviceFacts) -> Iterator[str]:
             yield f"ring {ring.index}: {ring.num} descriptors, {facts.vring_num} is the most"
         if ring.base is not None and not ring_format.has_base(ring.num, ring.base):
             yield f"ring {ring.index}: {ring.base:#x} is no place among {ring.num} descriptors"
-        # the guest's control queue is cvqd's to read
+        # data rings only: cvqd itself serves the guest's control queue
         if not facts.keeps_indices and ring.index < data and _used(ring, ring_format):
             yield f"ring {ring.index}: it was used, and the device takes no ring indices"
 

@@ -1,4 +1,4 @@
-"""The configuration space as the guest sees it: the device's, overlaid with what cvqd knows better."""
+"""The configuration space that the guest sees: the device's, with the fields that cvqd tracks replaced."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 
 def overlay(device: bytes, offer: FeatureOffer, state: TrackedState) -> bytes:
-    """Bytes of the guest's space, as long as the device's.
+    """Bytes of the guest's configuration space, as long as the device's.
 
-    The address is the tracked one, the number of pairs what was offered, and
-    where the device has no status field the link is up and the announce bit
-    is the daemon's (virtio 1.3 §5.1.4).
+    The address is the tracked one and the number of pairs the one offered.  If
+    the device has no status field, the link is up.  A pending announcement of
+    the daemon's own sets the announce bit (virtio 1.3 §5.1.4).
     """
     config = net_config.decode(device)
     if offer.emulated & Feature.STATUS.mask:

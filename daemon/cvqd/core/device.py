@@ -1,10 +1,10 @@
 """What cvqd needs of a vDPA device: one method per ioctl of vhost-vdpa.
 
 ``host.vdpa`` (the character device) and ``simulator.device`` satisfy this
-protocol and a shared contract suite holds both to it.  Methods are ``async``
-because the kernel may take long over a mapping or a suspend; an
-implementation that is quick just returns.  Every failure is a ``DeviceError``
-that names the ioctl and the errno the kernel would give.
+protocol, and a shared contract suite tests both against it.  Methods are
+``async`` because the kernel may take long over a mapping or a suspend; a quick
+implementation just returns.  Every failure is a ``DeviceError`` with the name
+of the ioctl and the errno that the kernel would return.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class VdpaDevice(Protocol):
 
     File descriptors are borrowed: the caller keeps them open until they are
     replaced or unbound with ``-1``.  A reset returns every group to address
-    space 0, forgets rings and call descriptors, and keeps the backend features.
+    space 0, forgets rings and call descriptors, and keeps backend features.
     """
 
     @property
@@ -38,7 +38,7 @@ class VdpaDevice(Protocol):
         """Virtio device id; 1 is a network device."""
 
     async def get_features(self) -> int:
-        """Feature word the device offers."""
+        """Feature word that the device offers."""
 
     async def set_features(self, features: int) -> None:
         """Acknowledge features; EBUSY after FEATURES_OK, EINVAL if the device refuses."""
@@ -71,7 +71,7 @@ class VdpaDevice(Protocol):
         """Largest ring size, in descriptors."""
 
     async def get_vring_size(self, index: int) -> int:
-        """Largest size of one ring, in descriptors; EOPNOTSUPP or ENOTTY where nobody says."""
+        """Largest size of one ring, in descriptors; EOPNOTSUPP or ENOTTY where it is not reported."""
 
     async def get_vqs_count(self) -> int:
         """Number of virtqueues."""
@@ -98,16 +98,16 @@ class VdpaDevice(Protocol):
         """Ring addresses, in the address space of the ring's group."""
 
     async def set_vring_base(self, index: int, base: int) -> None:
-        """Index to go on from (split: next available index)."""
+        """Set where the ring continues (split: next available index)."""
 
     async def get_vring_base(self, index: int) -> int:
-        """Index to go on from; stable only when the ring cannot run."""
+        """Where the ring continues; stable only while the ring cannot run."""
 
     async def set_vring_kick(self, index: int, fd: int) -> None:
-        """Eventfd the driver signals, -1 unbinds; EINVAL for another kind of file."""
+        """Eventfd that the driver signals, -1 unbinds; EINVAL for another kind of file."""
 
     async def set_vring_call(self, index: int, fd: int) -> None:
-        """Eventfd the device signals, -1 unbinds; EINVAL for another kind of file."""
+        """Eventfd that the device signals, -1 unbinds; EINVAL for another kind of file."""
 
     async def set_vring_enable(self, index: int, *, enable: bool) -> None:
         """Let a ring run, or stop it."""
@@ -122,4 +122,4 @@ class VdpaDevice(Protocol):
         """Send IOTLB messages for one address space, in order; EFAULT on the first that fails."""
 
     async def aclose(self) -> None:
-        """Give the device up; it is reset and forgets all mappings."""
+        """Close the device; it is reset and forgets all mappings."""

@@ -1,9 +1,9 @@
-"""Three sets of features: what the device offers, what the guest may take, what the device is told.
+"""Three sets of features: offered by the device, offered to the guest, acknowledged on the device.
 
-Offered to the guest = the device's, as far as cvqd serves them, without
-ACCESS_PLATFORM, with vhost-user's bit 30.  Told to the device = the guest's
-choice, with ACCESS_PLATFORM and the control bits that cvqd itself needs.
-Every bit that is held back has a reason that people can read.
+Offered to the guest = the device's features that cvqd serves, minus
+ACCESS_PLATFORM, plus vhost-user's bit 30.  Acknowledged on the device = the
+guest's choice, plus ACCESS_PLATFORM and the control bits that cvqd itself
+needs.  Every feature that is masked has a reason that people can read.
 """
 
 from __future__ import annotations
@@ -58,15 +58,15 @@ CONTROL: Final = mask_of(
     Feature.STATUS,
 )
 
-#: features of all rings, which guest queue and shadow queue speak as well
+#: features that bind all rings of a device; the guest queue and the shadow queue implement them too
 RINGS: Final = mask_of(Feature.RING_PACKED, Feature.INDIRECT_DESC, Feature.EVENT_IDX)
 
 SERVED: Final = DATA_PATH | CONTROL | RINGS | Feature.VERSION_1.mask
 
-#: served by cvqd where the device lacks them, given a control queue
+#: served by cvqd if the device lacks them but has a control queue
 EMULATED: Final = mask_of(Feature.STATUS, Feature.GUEST_ANNOUNCE)
 
-#: pairs that fit, with a control queue, into the 256 rings that vhost-user can name
+#: most pairs that fit, with a control queue, into the 256 rings that vhost-user can number
 MOST_PAIRS: Final = 127
 
 _REASONS: Final[dict[Feature, str]] = {
@@ -85,22 +85,23 @@ _REASONS: Final[dict[Feature, str]] = {
 }
 
 
-#: means something to a device only by commands; MQ gives it rings and HASH_REPORT its packets another header
+#: features that affect a device only through commands; MQ also adds rings, HASH_REPORT a longer packet header
 _COMMANDED: Final = mask_of(
     *(feature for feature, needs in REQUIRES.items() if needs == (Feature.CTRL_VQ,))
 ) & ~mask_of(Feature.MQ, Feature.HASH_REPORT)
 
 
 def meant(guest_features: int) -> int:
-    """What a guest's choice says to a device.
+    """The part of a guest's choice that means something to a device.
 
-    DPDK's virtio-user keeps CTRL_VQ to itself and passes on what needs it (``virtio_user_dev.c``).
+    DPDK's virtio-user keeps CTRL_VQ to itself but passes on the features that need it
+    (``virtio_user_dev.c``).
     """
     return guest_features if guest_features & Feature.CTRL_VQ.mask else guest_features & ~_COMMANDED
 
 
 def objection(features: int) -> str | None:
-    """What is wrong with a driver's choice, whatever the device; None if nothing is."""
+    """What is wrong with a driver's choice on any device; None if nothing is."""
     if not features & Feature.VERSION_1.mask:
         return "without VERSION_1 its fields would be in the guest's own byte order"
     for feature, needs in REQUIRES.items():
@@ -110,7 +111,7 @@ def objection(features: int) -> str | None:
 
 
 class Masked(NamedTuple):
-    """A feature of the device that the guest is not offered, and why."""
+    """A feature of the device that is not offered to the guest, and why."""
 
     name: str
     reason: str
@@ -119,8 +120,8 @@ class Masked(NamedTuple):
 class FeatureOffer(NamedTuple):
     """What the guest may take.
 
-    ``features`` includes bit 30; ``max_pairs`` is what the guest can be given, ``device_pairs``
-    decides where the device's control queue lies.
+    ``features`` includes bit 30; ``max_pairs`` is the most that the guest can have, ``device_pairs``
+    decides the index of the device's control queue; ``emulated`` are the features that cvqd serves itself.
     """
 
     features: int
@@ -135,14 +136,14 @@ class FeatureOffer(NamedTuple):
         return 2 * self.device_pairs
 
     def device_word(self, guest_features: int, device_features: int) -> int:
-        """Features to acknowledge on the device for what the guest took."""
+        """Features to acknowledge on the device, given those that the guest acknowledged."""
         word = (meant(guest_features) & ~self.emulated) | Feature.ACCESS_PLATFORM.mask
         word |= device_features & Feature.CTRL_VQ.mask
         if self.device_pairs > 1:
-            # either one decides where the control queue is, virtio 1.3 §5.1.2
+            # either one moves the control queue to index 2N, virtio 1.3 §5.1.2
             word |= Feature.MQ.mask if device_features & Feature.MQ.mask else Feature.RSS.mask
         if not guest_features & Feature.CTRL_VQ.mask:
-            # nobody but cvqd can say then what the device is to receive
+            # then only cvqd can tell the device what to receive
             word |= self.features & Feature.CTRL_RX.mask
         word &= ~Feature.PROTOCOL_FEATURES.mask
         return word
@@ -153,10 +154,10 @@ def offer(
 ) -> FeatureOffer:
     """Offer for a device with this feature word, configured pairs and number of rings.
 
-    ``most_pairs`` is what the site lets a guest have; one that is shown more takes them for its own.
+    ``most_pairs`` is the site's limit: a guest that is shown more pairs expects to use them.
     ``suspends`` says that the device can be stopped without losing its place in the rings.
 
-    DeviceError where the device cannot be served at all: no VERSION_1, no ACCESS_PLATFORM.
+    DeviceError if the device cannot be served at all: no VERSION_1 or no ACCESS_PLATFORM.
     """
     for needed, why in (
         (Feature.VERSION_1, "a legacy device cannot be shadowed"),
@@ -176,7 +177,7 @@ def offer(
             reasons[multiqueue] = f"{max_pairs} pairs need {needed_rings} rings and the device has {vqs}"
             features &= ~multiqueue.mask
     if features & Feature.RING_PACKED.mask and not suspends:
-        # a split ring has its used index in memory, a packed ring does not
+        # a split ring keeps its used index in memory, a packed ring does not
         reasons[Feature.RING_PACKED] = "the device cannot suspend, so nobody would know where a ring stopped"
         features &= ~Feature.RING_PACKED.mask
     if features & Feature.CTRL_VQ.mask:

@@ -2,9 +2,10 @@
 
 Guest memory is address space 0, shadow memory address space 1.  The control
 queue is isolated if its virtqueue group can be pointed at address space 1
-without taking a data queue along.  Group membership is the device's, may
-depend on negotiated features, and is therefore judged before a front-end
-comes, with all that a guest can take, and again with what it took.
+without taking a data queue along.  The device decides on group membership,
+which may depend on negotiated features.  It is therefore judged twice: before a
+front-end connects, with all features that a guest can take, and again with
+those that it took.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class Verdict(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class QueueVerdict:
-    """One queue: where its memory lives and why.  ``group`` is None where the device has no groups."""
+    """One queue: where its memory lives and why.  ``group`` is None if the device has no groups."""
 
     index: int
     role: str
@@ -39,7 +40,7 @@ class QueueVerdict:
 
 
 class Isolation(NamedTuple):
-    """The verdict; ``reason`` says in a sentence why the control queue is not isolated (or that it is)."""
+    """The verdict; ``reason`` is a sentence on why the control queue is isolated or is not."""
 
     verdict: Verdict
     queues: tuple[QueueVerdict, ...]
@@ -52,7 +53,7 @@ class Isolation(NamedTuple):
 
     @property
     def cvq(self) -> QueueVerdict | None:
-        """The control queue's own line."""
+        """The control queue's verdict; None without a control queue."""
         return next((queue for queue in self.queues if queue.role == "control"), None)
 
 

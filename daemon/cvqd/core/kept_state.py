@@ -1,11 +1,11 @@
 """A driver's life as records and back: the base of a state log, and the fold of what follows it.
 
-State is a list of commands: a base holds those that say it (``state_commands``),
-and what the device acknowledged since comes behind them.
+State is kept as a list of commands: the base holds those that lead to it
+(``state_commands``), and the commands acknowledged since then follow.
 
-Commands that expired are not in it.  Their guest was told ERR, and what the
-device may have made of them ends with the process that owned it: the next one
-begins with a reset.
+Expired commands are left out.  The guest was told ERR, and if the device did
+execute one, its effect ends with this process: the next one begins by resetting
+the device.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class KeptState(NamedTuple):
     """What a restart needs to know of a driver's life.
 
     ``guest_features`` are those that the guest took (a driver cannot change them within its life),
-    ``mac`` is the address it began with.
+    ``mac`` is the address that it began with.
     """
 
     guest_features: int
@@ -40,7 +40,7 @@ class KeptState(NamedTuple):
     state: TrackedState
 
     def base(self) -> list[Record]:
-        """Records that say all of it."""
+        """The records that describe this state completely."""
         life = _LIFE.pack(self.guest_features, self.mac, self.state.announce)
         return [
             Record(Kind.LIFE, 0, life),
@@ -49,10 +49,10 @@ class KeptState(NamedTuple):
 
 
 def fold(records: Sequence[Record]) -> KeptState | None:
-    """The life that the records of one half tell, None for one that is over; LogError for no life at all.
+    """The life in the records of one half, None if it is over; LogError if they describe none.
 
-    The device executes in the order of submission, and an answer that came late stands
-    further behind in the log than it belongs.
+    The device executes commands in the order of submission, but one that was answered late stands
+    later in the log: hence the sort.
     """
     if any(record.kind == Kind.ENDED for record in records):
         return None

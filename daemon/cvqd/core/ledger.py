@@ -1,8 +1,8 @@
-"""From commands to state: what was submitted, in order, and what its answers make of it.
+"""From commands to state: what was submitted, in order, and the state that the answers lead to.
 
 The device executes its control queue in order, so state is the fold of the
-acknowledged commands *in the order they were submitted*, also when an answer
-comes late.  While an expired command is without an answer the state is
+acknowledged commands *in the order they were submitted*, even if an answer
+comes late.  While an expired command has no answer, the state is
 ``uncertain``.
 """
 
@@ -27,22 +27,22 @@ class _Entry:
 
 
 class Ledger:
-    """Submitted commands in order, and the state that their answers make.
+    """Submitted commands in order, and the state that their answers lead to.
 
-    An id is used for one command, and a later one's is higher.  ``state`` moves only when an answer
-    says OK.
+    Each command has an id of its own, higher than all before.  ``state`` changes only when an answer
+    is OK.
     """
 
-    #: commands remembered behind one that never answers; beyond it the first is given up as lost
+    #: commands remembered; beyond that the oldest, still unanswered, is given up as lost
     DEPTH = 1024
 
     def __init__(self, state: TrackedState) -> None:
         self.state = state
         self._settled = state
         self._entries: dict[int, _Entry] = {}
-        #: answered entries behind one that is not
+        #: number of answered entries that wait behind an unanswered one
         self._ahead = 0
-        #: the last of all acknowledged ones, in the order of submission
+        #: highest id that was acknowledged
         self._latest = -1
         self._expired: set[int] = set()
         self._lost = False
@@ -55,11 +55,11 @@ class Ledger:
 
     @property
     def settled(self) -> TrackedState:
-        """State as far as nothing unanswered precedes it; ``ahead`` makes ``state`` of it."""
+        """State before the oldest unanswered command; ``state`` is this with ``ahead`` applied."""
         return self._settled
 
     def ahead(self) -> list[tuple[int, Change]]:
-        """Acknowledged commands behind one without an answer, with their ids."""
+        """Acknowledged commands that wait behind an unanswered one, with their ids."""
         return [(id_, entry.command) for id_, entry in self._entries.items() if entry.acked]
 
     def unanswered(self) -> list[Change]:
@@ -67,9 +67,9 @@ class Ledger:
         return [entry.command for entry in self._entries.values() if not entry.settled]
 
     def take_fresh(self) -> list[tuple[int, Change]]:
-        """What moved the state since the last call: id, command.
+        """Id and command of each acknowledgement since the last call.
 
-        An id says where the command belongs in the order of submission, which is not that of answers.
+        The id gives the command's place in the order of submission, which need not be that of answers.
         """
         fresh, self._fresh = self._fresh, []
         return fresh
@@ -81,7 +81,7 @@ class Ledger:
             self.lost(next(iter(self._entries)))
 
     def give_up(self) -> bool:
-        """Take the oldest expired command for lost, as behind ``DEPTH`` others; False if there is none."""
+        """Give up the oldest expired command as lost; False if there is none."""
         oldest = next((id_ for id_ in self._entries if id_ in self._expired), None)
         if oldest is not None:
             self.lost(oldest)
@@ -92,18 +92,18 @@ class Ledger:
         self._expired.add(command_id)
 
     def lost(self, command_id: int) -> None:
-        """Note that the command's answer will never be known; uncertain until the device is reset."""
+        """Note that the command's answer will never be known: the state is uncertain until a device reset."""
         self._lost = True
         self.answered(command_id, acked=False)
 
     def amended(self, command_id: int, change: Change) -> None:
-        """Note that the command, once answered, will have changed something else than it asks for."""
+        """Note that the command, once acknowledged, counts as ``change`` instead of what it asked for."""
         entry = self._entries.get(command_id)
         if entry is not None:
             entry.command = change
 
     def answered(self, command_id: int, *, acked: bool) -> TrackedState | None:
-        """Settle a command; the new state if it changed."""
+        """Settle a command; the new state if it changed, else None."""
         entry = self._entries.get(command_id)
         if entry is None or entry.settled:
             return None
@@ -118,7 +118,7 @@ class Ledger:
         if acked:
             self._latest = max(self._latest, command_id)
         if first != command_id and (in_order or not acked):
-            # all there was to tell stays as it was told: behind a lost command that is every answer
+            # an older command is unanswered, and no later one is acknowledged: nothing to settle or reorder
             if acked:
                 self.state = before.after(entry.command)
             return self._changed(before)
@@ -136,21 +136,21 @@ class Ledger:
         return self._changed(before)
 
     def announced(self) -> None:
-        """Note that the guest need not announce itself any more; no other command's place matters to that."""
+        """Note that the guest need not announce itself any more; the order among commands does not matter."""
         done = AnnounceAck()
         self._fresh.append((0, done))
         self._settled = self._settled.after(done)
         self.state = self.state.after(done)
 
     def widened(self, *, widened: bool) -> None:
-        """Note whether the device, on its way up, took the tables."""
+        """Note whether the device, as it was brought up, receives everything in place of the tables."""
         self._settled = self._settled._replace(widened=widened)
         self.state = self.state._replace(widened=widened)
 
     def raise_announce(self) -> None:
         """Ask the guest to announce itself (the config space shows the bit until it does)."""
         for entry in self._entries.values():
-            # an acknowledgement from before answers what was asked before
+            # an earlier announce.ack answers the earlier request only
             entry.acked = entry.acked and not isinstance(entry.command, AnnounceAck)
         self._settled = self._settled._replace(announce=True)
         self.state = self.state._replace(announce=True)

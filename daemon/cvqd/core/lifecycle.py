@@ -1,9 +1,8 @@
 """The life of a device, step by step: inspect, negotiate, bring up, enable, stop.
 
-Each function is the order of calls that the kernel and the specification ask
-for (virtio 1.3 §3.1.1, ``drivers/vhost/vdpa.c``) and awaits nothing but the
-device it is given.  The rule for *when* a device starts is ``wants_start``,
-because no message of a front-end says it for all of them.
+Each function makes its calls in the order that the kernel and the specification
+require (virtio 1.3 §3.1.1, ``drivers/vhost/vdpa.c``) and awaits nothing but the
+device.  *When* a device starts is decided in ``core.start_rule``.
 """
 
 from __future__ import annotations
@@ -42,10 +41,10 @@ BACKEND_USED: Final = (
 
 @dataclass(frozen=True, slots=True)
 class DeviceFacts:
-    """What an open device says of itself before anything is negotiated.
+    """What an open device reports about itself before anything is negotiated.
 
-    ``backend_features`` are those offered; ``vring_num``, which a device says once for all its rings, and
-    ``smallest_ring``, which it may have beside larger ones, are in descriptors.
+    ``backend_features`` are those offered.  ``vring_num`` is the largest ring size that the device reports
+    for all its rings, ``smallest_ring`` the least of the limits of its single rings; both in descriptors.
     """
 
     features: int
@@ -58,27 +57,27 @@ class DeviceFacts:
     iova: IovaRange
     config: bytes
     max_pairs: int
-    #: whether it says where a ring stands and can be told where one goes on
+    #: whether ring indices can be read from the device and set
     keeps_indices: bool = True
 
     @property
     def backend_used(self) -> int:
-        """Backend features that are acknowledged."""
+        """Backend features that cvqd acknowledges."""
         return self.backend_features & BACKEND_USED
 
     @property
     def suspends(self) -> bool:
-        """Whether the device can be stopped and then asked where its rings stand."""
+        """Whether the device can be suspended."""
         return bool(self.backend_features & Backend.SUSPEND.mask)
 
     @property
     def resumes(self) -> bool:
-        """Whether a suspended device can go on as if nothing had happened."""
+        """Whether a suspended device can be resumed without a reset."""
         return bool(self.backend_features & Backend.RESUME.mask)
 
     @property
     def tells_where(self) -> bool:
-        """Whether a stop leaves no doubt where its rings go on."""
+        """Whether the device can be stopped and then asked where its rings continue."""
         return self.suspends and self.keeps_indices
 
     @property
@@ -88,7 +87,7 @@ class DeviceFacts:
 
     @property
     def lacks(self) -> dict[str, str]:
-        """What it cannot do that others can, and what follows."""
+        """What the device cannot do that others can, and the consequence."""
         found: dict[str, str] = {}
         if not self.backend_used & Backend.SUSPEND.mask:
             found["suspend"] = "stopped by a reset"
@@ -101,7 +100,7 @@ class DeviceFacts:
 
 @dataclass(frozen=True, slots=True)
 class RingPlan:
-    """One ring as the device is to be given it: its own index, addresses in its address space, lent fds."""
+    """One ring as the device gets it: its own index, addresses in the group's address space, lent fds."""
 
     index: int
     num: int
@@ -126,7 +125,7 @@ class StartPlan:
 
 
 async def inspect(device: VdpaDevice) -> DeviceFacts:
-    """Reset the device, take its backend features, read what it is; DeviceError if it is no NIC."""
+    """Reset the device, acknowledge backend features, read its properties; DeviceError if it is no NIC."""
     kind = await device.device_id()
     if kind != NET_DEVICE_ID:
         raise DeviceError("VHOST_VDPA_GET_DEVICE_ID", EINVAL, f"virtio device {kind} is not a network device")
@@ -154,7 +153,7 @@ async def inspect(device: VdpaDevice) -> DeviceFacts:
 
 
 async def judge_isolation(device: VdpaDevice, facts: DeviceFacts, cvq_index: int | None) -> Isolation:
-    """Ask for the group of every ring now and judge; membership may depend on negotiated features."""
+    """Read the group of every ring and judge; the groups may depend on the features negotiated by now."""
     return isolation.judge(
         backend_features=facts.backend_features,
         address_spaces=facts.address_spaces,
@@ -164,7 +163,7 @@ async def judge_isolation(device: VdpaDevice, facts: DeviceFacts, cvq_index: int
 
 
 async def negotiate(device: VdpaDevice, features: int) -> None:
-    """Reset and acknowledge features up to FEATURES_OK; DeviceError if the device will not have them."""
+    """Reset and negotiate features up to FEATURES_OK; DeviceError if the device does not accept them."""
     await device.set_status(0)
     await device.set_status(Status.ACKNOWLEDGE)
     await device.set_status(Status.ACKNOWLEDGE | Status.DRIVER)
@@ -179,21 +178,21 @@ async def bring_up(
 ) -> None:
     """From any state to DRIVER_OK with only the control queue enabled.
 
-    A device without ENABLE_AFTER_DRIVER_OK cannot be given its data queues
-    later, so there they are enabled here and run while state is replayed.
+    The data queues of a device without ENABLE_AFTER_DRIVER_OK cannot be enabled
+    later: they are enabled here too, and run while state is replayed.
 
     Memory must be in ``mappings`` by now: once DRIVER_OK is set, a group on an
     address space in which nothing is mapped would see this process's memory
-    (the kernel takes an empty space for identity, ``drivers/vdpa/vdpa_sim``).
+    (an empty space translates by identity, ``drivers/vdpa/vdpa_sim``).
     """
     await negotiate(device, plan.features)
-    # a reset returns every group to address space 0: say all of them again, each time
+    # the reset has returned every group to address space 0
     for group, asid in sorted(
         {(queue.group, queue.asid) for queue in verdict.queues if queue.group is not None}
     ):
         if asid != GUEST_ASID:
             await device.set_group_asid(group, asid)
-    # mlx5_vdpa before Linux 6.7 takes no notice of a mapping in a space that no group is on
+    # after the groups: mlx5_vdpa before Linux 6.7 ignores mappings in a space to which no group points
     await mappings.restore()
     for asid in {queue.asid for queue in verdict.queues}:
         if not mappings.mapped(asid):
@@ -213,16 +212,16 @@ async def bring_up(
 
 
 async def enable_data(device: VdpaDevice, facts: DeviceFacts, plan: StartPlan) -> None:
-    """Let the guest's rings run, after the control state is in place."""
+    """Enable the data queues, once the control state is in place."""
     for ring in plan.data if facts.enables_late else ():
         await device.set_vring_enable(ring.index, enable=True)
 
 
 async def enable_control(device: VdpaDevice, plan: StartPlan) -> None:
-    """Let the control queue run once more after a resume, where a device needs to be told.
+    """Enable the control queue again after a resume, as some devices need.
 
-    mlx5_vdpa stops it with a suspend and starts it with no resume (``mlx5_vdpa_cvq_suspend``,
-    drivers/vdpa/mlx5/net/mlx5_vnet.c); for one that runs it changes nothing.
+    mlx5_vdpa stops it on suspend and does not start it again on resume (``mlx5_vdpa_cvq_suspend``,
+    drivers/vdpa/mlx5/net/mlx5_vnet.c).  On a queue that runs this has no effect.
     """
     if plan.control is not None:
         await device.set_vring_enable(plan.control.index, enable=True)
@@ -231,13 +230,14 @@ async def enable_control(device: VdpaDevice, plan: StartPlan) -> None:
 async def stop(
     device: VdpaDevice, facts: DeviceFacts, plan: StartPlan, *, failed: bool = False
 ) -> dict[int, int] | None:
-    """Stop and reset the device; the data rings' bases, None where the device cannot keep them.
+    """Stop and reset the device; the data rings' bases, None if the device cannot tell them.
 
-    One that has ``failed`` is not believed to finish what it took: its rings go on behind what it gave
-    back (virtio 1.3 §2.1.2), which a split ring has in memory and of a packed one only the device knows.
+    A device that has ``failed`` may never complete the buffers it took (virtio 1.3 §2.1.2), so its rings
+    continue after the last one that it gave back.  For a split ring that place is in memory, for a packed
+    ring only the device knows it.
 
-    It is reset though it may not suspend, and every descriptor lent to it is unbound though it may not
-    reset: they are closed next.
+    The device is reset even if it does not suspend, and its descriptors are unbound even if it does not
+    reset, because the caller closes them next.
     """
     packed = bool(plan.features & Feature.RING_PACKED.mask)
     bases: dict[int, int] | None = None
@@ -256,7 +256,7 @@ async def stop(
 
 
 async def take_bases(device: VdpaDevice, plan: StartPlan) -> dict[int, int]:
-    """Where each data ring of a suspended device goes on."""
+    """Where each data ring of a suspended device continues."""
     return {ring.index: await device.get_vring_base(ring.index) for ring in plan.data}
 
 
@@ -275,7 +275,7 @@ async def unbind(device: VdpaDevice, plan: StartPlan) -> None:
 
 
 async def _if_supported(question: Awaitable[int]) -> int | None:
-    """The answer; None where the device (``vp_vdpa`` lacks several calls) or the kernel does not have it."""
+    """The answer; None if the device (``vp_vdpa`` lacks several calls) or the kernel has no such call."""
     try:
         return await question
     except DeviceError as error:

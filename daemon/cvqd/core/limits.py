@@ -1,4 +1,4 @@
-"""What the configuration says of commands, for those who serve them."""
+"""The settings that apply to a driver's life and to its commands."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from cvqd.core.site_policy import EVERYTHING, SitePolicy
 class Limits:
     """Policy on isolation, ``deadline`` in seconds, ``max_command`` in bytes.
 
-    ``mac`` (6 bytes) is the address at the start of each driver's life, None leaves the device's own;
-    ``site`` are the rules for the guest's commands.
+    ``mac`` (6 bytes) is the address at the start of each driver's life, None for the device's own;
+    ``site`` holds the rules for the guest's commands.
     """
 
     require_isolation: bool

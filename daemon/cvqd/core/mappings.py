@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Mappings:
-    """The owner of every IOTLB message of one device."""
+    """Sends every IOTLB message of one device and records what is mapped."""
 
     def __init__(self, device: VdpaDevice, backend_features: int) -> None:
         self._device = device
@@ -33,7 +33,10 @@ class Mappings:
         return tuple(entry for _, entry in sorted(self._spaces.get(asid, {}).items()))
 
     async def change(self, asid: int, remove: Iterable[int], add: Iterable[Map]) -> None:
-        """Remove mappings by their address, then add, in one batch; a DeviceError leaves none of them."""
+        """Remove mappings by their IOVA, then add others, in one batch.
+
+        After a DeviceError neither the old nor the new ones are mapped.
+        """
         space = self._spaces.setdefault(asid, {})
         gone = [space[iova] for iova in remove]
         new = list(add)
@@ -45,7 +48,7 @@ class Mappings:
         try:
             await self._send(asid, [*messages, *new])
         except DeviceError:
-            # some may have arrived, and what is not in our record would be in the way of others for ever
+            # some may have been mapped, and a mapping we do not know of would block its range for ever
             for entry in (*gone, *new):
                 with suppress(DeviceError):
                     await self._device.iotlb(asid, [Unmap(entry.iova, entry.size)])
@@ -54,7 +57,7 @@ class Mappings:
             space[entry.iova] = entry
 
     async def restore(self) -> None:
-        """Make the device agree again after a reset."""
+        """Map everything again after a reset, unless the mappings survived it."""
         if self._persist:
             return
         for asid, space in self._spaces.items():

@@ -1,7 +1,7 @@
 """Guest memory as a front-end describes it: checked regions, and the difference between two tables.
 
-Addresses only.  Whether a region's file is as long as the front-end claims is
-for ``host`` to find out when it maps the file; descriptors are opaque here.
+Addresses only.  ``host`` checks that a region's file is as long as the
+front-end claims when it maps the file; descriptors are opaque here.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _ADDRESSES = 1 << 64
 
 
 class MappingKey(NamedTuple):
-    """What makes two regions the same mapping; the front-end's own address is no part of it."""
+    """What makes two regions the same mapping: everything but the front-end's own address."""
 
     guest_address: int
     size: int
@@ -33,8 +33,8 @@ class MappingKey(NamedTuple):
 class MemoryRegion:
     """``size`` bytes of a file that the guest and the front-end see at different addresses.
 
-    The guest's byte 0 lies at ``mmap_offset`` in the file.  The descriptor is
-    the session's and stays open as long as the region is in its table.
+    The region begins at ``mmap_offset`` in the file.  The descriptor belongs to
+    the session and stays open as long as the region is in its table.
     """
 
     guest_address: int
@@ -45,12 +45,12 @@ class MemoryRegion:
 
     @property
     def key(self) -> MappingKey:
-        """Equal keys need no new mapping."""
+        """Regions with equal keys can share one mapping."""
         return MappingKey(self.guest_address, self.size, self.descriptor.identity, self.mmap_offset)
 
 
 def check_region(request: str, region: MemoryRegion) -> None:
-    """FrontendError for a region that is empty or runs over the end of an address space."""
+    """FrontendError for a region that is empty or extends beyond the end of an address space."""
     if region.size == 0:
         raise FrontendError(request, f"region at guest address {region.guest_address:#x} has no bytes")
     for what, start in (
@@ -63,7 +63,7 @@ def check_region(request: str, region: MemoryRegion) -> None:
 
 
 def check_table(request: str, regions: Iterable[MemoryRegion]) -> None:
-    """FrontendError where two regions share a guest or a user address."""
+    """FrontendError if two regions share a guest or a user address."""
     table = list(regions)
     for what, starts in (
         ("guest", sorted((region.guest_address, region.size) for region in table)),
@@ -89,7 +89,7 @@ def difference(
 
 
 def guest_address(regions: tuple[MemoryRegion, ...], user_address: int, length: int) -> int | None:
-    """Guest-physical address of ``length`` bytes that lie in one region, else None."""
+    """Guest-physical address of ``length`` bytes; None unless they lie in one region."""
     for region in regions:
         offset = user_address - region.user_address
         if offset >= 0 and offset + length <= region.size:

@@ -1,9 +1,9 @@
 """The judgement of a command before it is sent.
 
-What is allowed here the device must accept too, so that device and tracked
-state cannot disagree; what is refused never reaches the device.  The rules
-are the device's normative requirements of virtio 1.3 §5.1.6.5, and those of
-the driver that a device is free to enforce.
+A command that is allowed here must be acceptable to the device too, so that
+device and tracked state cannot disagree; one that is refused never reaches the
+device.  The rules are the normative requirements on devices in virtio 1.3
+§5.1.6.5, and those on drivers that a device is free to enforce.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class HashLimits(NamedTuple):
 
     @classmethod
     def of(cls, config: NetConfig) -> HashLimits:
-        """Those that a device's configuration space states."""
+        """The limits in a device's configuration space."""
         return cls(
             config.rss_max_key_size, config.rss_max_indirection_table_length, config.supported_hash_types
         )
@@ -78,7 +78,8 @@ class Policy:
     rings for, ``announces`` whether the daemon, not the device, raises the
     announce bit, ``hashing`` the device's limits, ``disabled`` the data queues
     that do not run, ``device_cvq`` the control queue's index on the device,
-    None where it is the guest's.  An answer has at most ``max_answer`` bytes.
+    None if it is the same as the guest's.  An answer has at most ``max_answer``
+    bytes.
     """
 
     features: int
@@ -105,7 +106,7 @@ class Policy:
                 if on > 1:
                     raise GuestError("rx.value", f"{on} is neither 0 nor 1")
                 if mode is RxMode.PROMISC and state.widened:
-                    # the device stays promiscuous for its tables' sake
+                    # the device stays promiscuous, in place of the tables that it refused
                     return Route.LOCAL
             case VlanAdd(vid) | VlanDel(vid):
                 if vid > 4095:
@@ -130,7 +131,7 @@ class Policy:
                 self._judge_statistics(command)
             case AnnounceAck():
                 if state.announce:
-                    # cvqd's own bit, which the device knows nothing of
+                    # cvqd raised the bit; the device knows nothing of it
                     return Route.LOCAL
                 if self.announces:
                     raise GuestError("announce.not_asked", "no announcement is pending")
@@ -141,13 +142,13 @@ class Policy:
         return Route.DEVICE
 
     def for_device(self, command: Command, data: bytes) -> bytes:
-        """Bytes of an allowed command as the device is to get them; ``data`` are the guest's."""
+        """Bytes of an allowed command to send to the device; ``data`` are the guest's."""
         if self.device_cvq in (None, 2 * self.max_pairs) or not isinstance(command, StatsGet):
             return data
         return request_for_device(command, 2 * self.max_pairs, self.device_cvq)
 
     def for_guest(self, command: Command | None, result: bytes) -> bytes:
-        """The device's result as the guest is to get it."""
+        """The device's result in the form that the guest gets."""
         if self.device_cvq in (None, 2 * self.max_pairs) or not isinstance(command, StatsGet):
             return result
         return result_for_guest(result, 2 * self.max_pairs)
@@ -158,14 +159,14 @@ class Policy:
         return isinstance(command, _DEPENDENT)
 
     def _judge_table(self, command: RssConfig) -> None:
-        # §5.1.6.5.7.1 and its driver's part
+        # §5.1.6.5.7.1, requirements on the device and on the driver
         entries = command.mask + 1
         if entries & command.mask:
             raise GuestError("rss.table", f"{entries} entries are no power of two")
         if entries > self.hashing.table:
             raise GuestError("rss.table", f"{entries} entries are more than {self.hashing.table}")
         for pair in (*command.table, command.unclassified):
-            # bit 15 is reserved and zero; with it the number is no pair's
+            # also catches bit 15, which is reserved and must be zero
             if pair >= self.max_pairs:
                 raise GuestError("rss.queue", f"receive pair {pair} is not below {self.max_pairs}")
         if not 1 <= command.max_tx_vq <= self.max_pairs:
@@ -210,7 +211,7 @@ class Policy:
 _RECEIVE: Final = sum(kind.mask for kind in StatsType if kind < StatsType.TX_BASIC)
 _TRANSMIT: Final = sum(kind.mask for kind in StatsType if StatsType.TX_BASIC <= kind < StatsType.CVQ)
 
-#: features of which one has to be negotiated for a type, §5.1.6.5.10
+#: for some types, the features of which at least one must be negotiated, §5.1.6.5.10
 _STATS_NEED: Final[dict[StatsType, int]] = {
     StatsType.RX_CSUM: Feature.GUEST_CSUM.mask,
     StatsType.TX_CSUM: Feature.CSUM.mask,
@@ -218,7 +219,7 @@ _STATS_NEED: Final[dict[StatsType, int]] = {
     StatsType.TX_GSO: mask_of(Feature.HOST_TSO4, Feature.HOST_TSO6, Feature.HOST_USO),
 }
 
-#: commands whose effect and judgement depend on the ones before them
+#: commands whose effect and judgement depend on earlier ones
 _DEPENDENT: Final = (
     VqPairsSet,
     RssConfig,

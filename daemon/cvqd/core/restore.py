@@ -1,6 +1,6 @@
-"""From a state to the commands that make a reset device look like it.
+"""From a state to the commands that bring a reset device to it.
 
-The order is safe with data queues that are disabled, and no command depends on a later one.
+The order is safe while the data queues are disabled, and no command depends on a later one.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ def replay(state: TrackedState, features: int) -> list[Command]:
     """Shortest list of commands from a reset device to ``state``, as far as ``features`` allow.
 
     They are for a device whose data queues are not enabled yet; ``replay_running`` follows when they are.
-    ``rx.promisc`` and ``rx.allmulti`` are always said, since their value after a reset is not specified.
+    ``rx.promisc`` and ``rx.allmulti`` are always sent, since their value after a reset is not specified.
     """
     return list(_replay(state, features))
 
 
 def replay_running(state: TrackedState, features: int) -> list[CoalVqSet]:
-    """What a device takes for enabled queues only (virtio 1.3 §5.1.6.5.9.2)."""
+    """Commands that a device takes only for enabled queues (virtio 1.3 §5.1.6.5.9.2)."""
     return list(state.coalescing.queue_commands()) if features & Feature.VQ_NOTF_COAL.mask else []
 
 
@@ -73,7 +73,7 @@ def _steering(state: TrackedState, features: int) -> Iterator[Command]:
         if features & Feature.MQ.mask:
             yield VqPairsSet(state.pairs)
         elif isinstance(hashing, HashConfig) and features & Feature.RSS.mask:
-            # without MQ only a table says how many, and then HASH_CONFIG ends steering by it
+            # without MQ only RSS_CONFIG sets the number of pairs; HASH_CONFIG then ends steering by its table
             yield RssConfig(0, 0, 0, (0,), state.pairs, b"")
     if hashing is not None:
         yield hashing

@@ -1,11 +1,11 @@
 """What the site lets a guest do with its device, whatever the device itself would allow.
 
 ``policy`` judges by the specification's rules, this by the operator's; a command
-that goes on passed both.  What a guest gives up is never refused, nor is the way
-back to the address it began with: a refusal must not hold it in a state that the
-site would rather not have.
+must pass both.  A command that gives something up is never refused, nor is the
+return to the address that the guest began with: a refusal must not keep a guest
+in a state that the site does not want.
 
-Only judgement and consequences are here; where the rules come from is not known.
+Only the rules and their consequences are here, not where they come from.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ from cvqd.wire.virtio import Feature, mask_of
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-#: prefixes that every address begins with one of
+#: the empty prefix, with which every address begins
 ANY_MAC: Final = (b"",)
-#: IEEE 802.1Q: this id says that a frame has a priority and belongs to no VLAN; Linux adds it unasked
+#: IEEE 802.1Q: a frame with this id has a priority but belongs to no VLAN; Linux adds the id by itself
 NO_VLAN: Final = 0
 
 
 @dataclass(frozen=True, slots=True)
 class MacRule:
-    """``change``: prefixes (0 to 6 bytes) of addresses that a guest may take; none for no change."""
+    """``change``: prefixes (0 to 6 bytes) of the addresses that a guest may set; empty for no change."""
 
     change: tuple[bytes, ...] = ANY_MAC
 
 
 @dataclass(frozen=True, slots=True)
 class MacTableRule:
-    """Most entries of each filter table; None for no limit of the site's."""
+    """Most entries of each filter table; None if the site sets no limit."""
 
     unicast: int | None = None
     multicast: int | None = None
@@ -55,8 +55,8 @@ class MacTableRule:
 class SitePolicy:
     """The site's rules; the default allows everything.
 
-    ``vlans`` are the ids that a guest may let in, None for all; ``pairs`` is the most queue pairs, None
-    for as many as the device has.
+    ``vlans`` are the ids that a guest may let in, None for all; ``pairs`` is the most queue pairs that it
+    may use, None for as many as the device has.
     """
 
     mac: MacRule = MacRule()
@@ -67,7 +67,7 @@ class SitePolicy:
     pairs: int | None = None
 
     def judge(self, command: Command) -> None:
-        """GuestError with the rule (``site.mac``) that refuses a command of known form."""
+        """GuestError with the rule (such as ``site.mac``) that refuses the command; unlisted ones pass."""
         match command:
             case MacAddrSet(mac):
                 if not mac.startswith(self.mac.change):
@@ -100,7 +100,7 @@ class SitePolicy:
             raise GuestError("site.pairs", f"{pairs} pairs; {self.pairs} is the most")
 
     def broken_by(self, commands: Iterable[Command]) -> list[str]:
-        """Rules that some of these commands break, sorted: what led to a state under other rules."""
+        """Rules that any of these commands breaks, sorted; for a state that was reached under other rules."""
         return sorted(set(self._refusals(commands)))
 
     def _refusals(self, commands: Iterable[Command]) -> Iterator[str]:
@@ -111,12 +111,12 @@ class SitePolicy:
                 yield refusal.reason
 
     def allowing(self, mac: bytes) -> SitePolicy:
-        """These rules for a guest that begins with this address and may always return to it."""
+        """These rules, for a guest that began with this address and may always return to it."""
         return replace(self, mac=MacRule((*self.mac.change, mac)))
 
     @property
     def needs(self) -> dict[str, Feature]:
-        """Rules that only a device with a certain feature can keep: without it all is let in."""
+        """Rules that a device can enforce only with a certain feature: without it, it lets everything in."""
         needed = {}
         if not self.promiscuous:
             needed["site.promiscuous"] = Feature.CTRL_RX
@@ -126,15 +126,15 @@ class SitePolicy:
 
     @property
     def features(self) -> int:
-        """Features to take on the device, if it has them, though a guest does without."""
+        """Features to acknowledge on the device, if it has them, even if the guest declines them."""
         return mask_of(*self.needs.values())
 
     def opening(self, guest_features: int, device_features: int) -> list[Command]:
         """Commands that bring a device from its reset state within the rules, before its guest runs.
 
         ``device_features`` are those acknowledged on the device.  A device is promiscuous after a
-        reset, and a guest could keep that by never sending a command.  A guest that did not take
-        CTRL_RX or CTRL_VLAN cannot ask for groups or VLANs: it is given all that it may have.
+        reset, and a guest could keep it so by never sending a command.  A guest that did not take
+        CTRL_RX or CTRL_VLAN cannot ask for groups or VLANs, so it gets all that it may have.
         """
         commands: list[Command] = []
         if not self.promiscuous and device_features & Feature.CTRL_RX.mask:

@@ -1,7 +1,7 @@
-"""When a device starts and stops for a front-end: a rule over what is there, not over who said it last.
+"""When a device starts and stops for a front-end: decided by the session's state, not by its last message.
 
-Front-ends differ in the order of their messages, so no message starts or
-stops the device.  After each one the rule is asked again.
+Front-ends differ in the order of their messages, so no single message starts or
+stops the device.  The rule is evaluated again after each one.
 """
 
 from __future__ import annotations
@@ -18,13 +18,12 @@ class Readiness(NamedTuple):
     """A session, as far as starting depends on it.
 
     ``complete`` are rings with memory, NUM, ADDR and KICK; ``enabled`` and
-    ``expected`` are ring indices too; ``cvq`` is the guest's control queue or None.
-    ``kicked`` says that a ring rang before the start, ``unread`` that the
-    front-end has said more than was heard.
+    ``expected`` are ring indices too; ``cvq`` is the index of the guest's control queue or None.
+    ``kicked`` says that a ring was kicked before the start, ``unread`` that
+    messages of the front-end are waiting unread.
 
-    ``keeps_cvq`` says that the guest took a control queue of which its front-end has not said a word:
-    if that was all, it keeps the queue (cloud-hypervisor passes CTRL_VQ on and serves the ring itself).
-    ``cvq`` is None then.
+    ``keeps_cvq`` says that the guest took CTRL_VQ but its front-end has not mentioned the ring so far.
+    If it never does, it serves that ring itself, as cloud-hypervisor does.  ``cvq`` is None then.
     """
 
     features_set: bool
@@ -48,7 +47,7 @@ class Readiness(NamedTuple):
         kicked: bool,
         unread: bool,
     ) -> Readiness:
-        """Readiness of a session whose guest has ``pairs`` queue pairs; rings in ``left`` are given up."""
+        """Readiness of a session whose guest has ``pairs`` queue pairs; rings in ``left`` do not count."""
         data = frozenset(range(2 * pairs))
         keeps_cvq = cvq is not None and not session.rings[cvq].named
         if keeps_cvq:
@@ -79,12 +78,16 @@ def wants_start(ready: Readiness) -> bool:
         return bool(ready.status & Status.DRIVER_OK)
     if ready.expected <= ready.complete & ready.enabled and not ready.keeps_cvq:
         return True
-    # a front-end that leaves rings out shows only by its guest's first kick that it has said everything
+    # if a front-end leaves rings out, only its guest's first kick shows that it has sent everything
     return ready.kicked and not ready.unread and ready.first_pair & ready.enabled == ready.first_pair
 
 
 def wants_stop(ready: Readiness, running: frozenset[int]) -> bool:
-    """Whether a device that runs these rings should stop now: none of them is complete and enabled."""
+    """Whether a device that runs these rings should stop now.
+
+    It should if the first pair or the control queue is no longer complete; with STATUS negotiated also
+    if DRIVER_OK is gone, without it if none of the rings is enabled.
+    """
     if ready.status is not None and not ready.status & Status.DRIVER_OK:
         return True
     if not ready.first_pair <= ready.complete:

@@ -1,7 +1,7 @@
-"""A state written down as commands, for whoever keeps or carries it, and back.
+"""A state as a list of commands, to be stored or sent, and back.
 
-``restore`` says how a certain device is brought to a state; here a state is
-said completely, whatever any device offers, and without a device.
+``restore`` brings one particular device to a state.  The lists here describe a
+state completely, whatever features a device has.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ if TYPE_CHECKING:
 
 
 def state_commands(state: TrackedState) -> tuple[Command, ...]:
-    """Commands that say the whole state but the announce bit, which no command sets.
+    """Commands that lead to the state, except for the announce bit, which no command sets.
 
-    ``widened`` is not said: it is how one device gives what the tables ask for.
+    ``widened`` is left out: it is one device's way to provide what the tables ask for.
     """
     return tuple(_state_commands(state))
 
 
 def folded(commands: Iterable[Command], *, announce: bool) -> TrackedState:
-    """State that the commands lead to; SnapshotError for one that no guest's commands lead to.
+    """State that the commands lead to; SnapshotError for a command that no guest could have had accepted.
 
     ``announce`` is the announce bit before the first of them.
     """
     state = TrackedState(bytes(6), announce=announce)
     for command in commands:
-        # a command's data has room for more than there is
+        # the field is 16 bits wide, VLAN ids are 12
         if isinstance(command, VlanAdd) and command.vid > 4095:
             raise SnapshotError(f"VLAN {command.vid} is above 4095")
         state = state.after(command)
@@ -50,7 +50,7 @@ def folded(commands: Iterable[Command], *, announce: bool) -> TrackedState:
 
 
 def carried(snapshot: Snapshot) -> TrackedState:
-    """State in a snapshot; SnapshotError where its commands do not lead to its digest."""
+    """State in a snapshot; SnapshotError if its commands do not lead to its digest."""
     state = folded(snapshot.commands, announce=snapshot.announce)
     if (found := state.digest()) != snapshot.digest:
         raise SnapshotError(f"its commands lead to {found} and not to {snapshot.digest}")
@@ -60,12 +60,12 @@ def carried(snapshot: Snapshot) -> TrackedState:
 def _state_commands(state: TrackedState) -> Iterator[Command]:
     yield MacAddrSet(state.mac)
     for mode in RxMode:
-        # what the first is after a reset is not specified
+        # the values of PROMISC and ALLMULTI after a reset are not specified
         if state.rx >> mode & 1 or mode <= RxMode.ALLMULTI:
             yield RxModeSet(mode, state.rx >> mode & 1)
     if state.unicast or state.multicast:
         yield MacTableSet(state.unicast, state.multicast)
-    # before a table: the number of pairs ends steering by one
+    # before the hashing: VQ_PAIRS_SET would end RSS steering
     if state.pairs != 1:
         yield VqPairsSet(state.pairs)
     if state.hashing is not None:

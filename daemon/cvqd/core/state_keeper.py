@@ -1,7 +1,7 @@
-"""Who keeps the state of a driver's life: what a life and its relay ask of it.
+"""The keeper of a driver's life: what the life and its relay need to have its state persisted.
 
-``state_log.StateLog`` keeps it for a restart; ``NothingKept`` stands in its
-place where no state is kept.
+``owner.state_log.StateLog`` keeps it for a restart; ``NothingKept`` takes its
+place if no state is kept.
 """
 
 from __future__ import annotations
@@ -15,39 +15,39 @@ if TYPE_CHECKING:
 
 
 class StateKeeper(Protocol):
-    """How a driver's life and a relay have it kept."""
+    """Persists the state of a driver's life."""
 
     path: str | None
     reason: str
 
     @property
     def noted(self) -> bytes:
-        """The last answers of a packed control queue, ``PackedAnswers`` as bytes; none where it is empty."""
+        """The last answers of a packed control queue, ``PackedAnswers`` as bytes; empty if there are none."""
 
     @property
     def loaded(self) -> KeptState | None:
-        """What another process left, until the first life of this one begins."""
+        """The state that an earlier process left; None once a life begins in this one."""
 
     def begin(self, life: KeptState) -> None:
-        """Keep this from now on: a device has been given the state of a driver's life."""
+        """Keep this life from now on: its state has been replayed to a device."""
 
     def end(self) -> None:
-        """Note that the life is over: no start may go on from it."""
+        """Note that the life is over: no later start may continue it."""
 
     def reserve(self, length: int, ledger: Ledger) -> bool:
-        """Make sure of room for a command of so many bytes; False if it has to wait for answers."""
+        """Reserve room for a command of ``length`` bytes; False if it has to wait for answers first."""
 
     def commit(self, ledger: Ledger) -> None:
-        """Keep what moved the state since the last call."""
+        """Keep the commands that were acknowledged since the last call."""
 
     def tidy(self, ledger: Ledger) -> None:
-        """Compact a log that has grown, if it is worth it; for a moment when nobody waits."""
+        """Compact the log if that is worth it; called when no guest waits."""
 
     def compact(self, ledger: Ledger) -> None:
-        """Keep what no command says."""
+        """Replace the commands by the shorter list that leads to the same state, announce bit included."""
 
     def note(self, answers: PackedAnswers) -> None:
-        """Keep what the control queue's ring is about to lose."""
+        """Keep the descriptors that answers are about to overwrite in the control queue's ring."""
 
 
 class NothingKept:

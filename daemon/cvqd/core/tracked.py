@@ -1,6 +1,6 @@
-"""What the device looks like now: every control command it acknowledged, folded into one value.
+"""The device's control state: every command that it acknowledged, folded into one value.
 
-``ledger`` is the way to it, ``restore`` the way back into a device.
+``ledger`` builds it, ``restore`` brings a device back to it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from cvqd.wire.virtio import Feature, feature_names
 
 #: promiscuous until told otherwise: the specification is silent about reset, devices and QEMU agree on this
 DEFAULT_RX: Final = 1 << RxMode.PROMISC
-#: where nobody can ask for promiscuous mode a device takes its own address and every group's
+#: without CTRL_RX a device receives for its own address and for every multicast address
 UNFILTERED_RX: Final = 1 << RxMode.ALLMULTI
 
 
@@ -46,17 +46,17 @@ class TableKept:
     widened: bool
 
 
-#: what moves the state
+#: what changes the state
 Change = Command | TableKept
 
 
 class TrackedState(NamedTuple):
-    """A device's control state; the defaults are those after a reset, as far as no feature decides.
+    """A device's control state; the defaults are those after a reset, unless features decide otherwise.
 
     ``rx`` has bit n for ``RxMode`` n, ``vlans`` bit n for VLAN n; table entries are 6 bytes.
     ``hashing`` is the last RSS_CONFIG or HASH_CONFIG in force, ``offloads`` the receive offloads
     that are on.  ``widened`` says that the device is promiscuous, whatever ``rx`` says, because
-    it does not take the tables.
+    it refused the tables.
     """
 
     mac: bytes
@@ -95,7 +95,7 @@ class TrackedState(NamedTuple):
             case VlanDel(vid):
                 return self._replace(vlans=self.vlans & ~(1 << vid))
             case VqPairsSet(pairs):
-                # §5.1.6.5.5: of several multiqueue modes the last command decides; a hash report is no mode
+                # §5.1.6.5.5: the last command decides the multiqueue mode; a hash report is not a mode
                 hashing = None if isinstance(self.hashing, RssConfig) else self.hashing
                 return self._replace(pairs=pairs, hashing=hashing)
             case RssConfig():
@@ -114,9 +114,9 @@ class TrackedState(NamedTuple):
                 return self
 
     def digest(self) -> str:
-        """16 hex digits; equal states have equal digests, whatever command order led there.
+        """16 hex digits; equal states have equal digests, whatever order of commands led there.
 
-        What the guest asked for counts; ``widened`` is one device's way to give it.
+        Only what the guest asked for counts; ``widened`` is one device's way to provide it.
         """
         parts = (
             self.mac,
@@ -156,7 +156,7 @@ class TrackedState(NamedTuple):
         }
 
     def _steering(self) -> dict[str, object]:
-        """Mode ``automatic``, ``hash_report`` or ``rss`` and its parameters; the key stays a secret."""
+        """Mode ``automatic``, ``hash_report`` or ``rss`` with its parameters, but not the key."""
         match self.hashing:
             case RssConfig():
                 return {
