@@ -1,7 +1,7 @@
-"""What a control command says, field by field, for people and programs that follow along.
+"""The fields of a control command and of its result, for people and programs that watch.
 
 Values are what JSON can hold: addresses as text, bit masks as lists of names.
-Nothing is left out but keys of hashes, of which the length is given.
+Nothing is left out except hash keys, of which only the length is given.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ Fields = dict[str, object]
 
 
 def fields_of(data: bytes) -> Fields:
-    """Fields of a command's bytes; empty where they are no whole command."""
+    """Fields of a command, given as bytes; empty if they are not a whole command."""
     try:
         return command_fields(decode(data))
     except GuestError:
@@ -96,7 +96,7 @@ def command_fields(command: Command) -> Fields:
 
 
 def result_fields(data: bytes, result: bytes) -> Fields:
-    """Fields of what the device returned (the bytes behind the ack) for a command's bytes."""
+    """Fields of a command's result (the bytes after the ack); ``data`` are the command's bytes."""
     try:
         command = decode(data)
     except GuestError:

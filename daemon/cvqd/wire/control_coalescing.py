@@ -1,4 +1,4 @@
-"""Commands on how long the device may hold back its notifications, virtio 1.3 §5.1.6.5.9."""
+"""Commands for notification coalescing: how long calls may be held back, virtio 1.3 §5.1.6.5.9."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _QUEUE: Final = struct.Struct("<HH")
 
 
 class Coalescing(NamedTuple):
-    """Notify once ``packets`` are used or ``usecs`` (µs) have passed since the first; a zero: at once."""
+    """Notify after ``packets`` used or ``usecs`` (µs) since the first of them; if either is 0, at once."""
 
     packets: int = 0
     usecs: int = 0
@@ -75,7 +75,7 @@ class CoalRxSet:
 
 @dataclass(frozen=True, slots=True)
 class CoalVqSet:
-    """For one data queue; ``reserved`` (u16) is ignored by the device, and kept."""
+    """For one data queue; ``reserved`` (u16) is ignored by the device but kept here as sent."""
 
     queue: int
     values: Coalescing

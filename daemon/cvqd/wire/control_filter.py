@@ -1,4 +1,4 @@
-"""Commands on what is let in: modes, address tables, the own address, VLANs; virtio 1.3 §5.1.6.5.1 to .3."""
+"""Commands for receive filtering: modes, address tables, MAC address, VLANs; virtio 1.3 §5.1.6.5.1 to .3."""
 
 from __future__ import annotations
 

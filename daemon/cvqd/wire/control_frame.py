@@ -1,6 +1,6 @@
 """The frame of a control command, virtio 1.3 §5.1.6.5: ``class`` u8, ``command`` u8, data; ack, result.
 
-What every command's codec is built from.  It knows no command.
+The base of every command's codec; it knows no single command.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from cvqd.errors import GuestError
 OK: Final = 0
 ERR: Final = 1
 
-#: bytes of the ack, which stands before every result
+#: bytes of the ack, which precedes every result
 ACK: Final = 1
 
 U16: Final = struct.Struct("<H")
@@ -38,6 +38,6 @@ class Class(enum.IntEnum):
 
 
 def expect(data: bytes, length: int, name: str) -> None:
-    """GuestError ``command.length`` unless a command has ``length`` bytes behind its header."""
+    """GuestError ``command.length`` unless a command has exactly ``length`` bytes after its header."""
     if len(data) != 2 + length:
         raise GuestError("command.length", f"{name} takes {length} bytes, not {len(data) - 2}")

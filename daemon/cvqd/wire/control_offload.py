@@ -1,4 +1,4 @@
-"""The command on what the driver takes off the device's hands when it receives, virtio 1.3 §5.1.6.5.8."""
+"""The command that switches receive offloads on and off, virtio 1.3 §5.1.6.5.8."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ GUEST_OFFLOADS: Final = mask_of(
 
 @dataclass(frozen=True, slots=True)
 class GuestOffloadsSet:
-    """Exactly these receive offloads are on from now."""
+    """Enable exactly these receive offloads."""
 
     offloads: int
 

@@ -1,7 +1,7 @@
-"""Commands that ask the device what it has counted, virtio 1.3 §5.1.6.5.10, and their results.
+"""Commands that ask for the device's statistics, virtio 1.3 §5.1.6.5.10, and their results.
 
-A result is a row of blocks, each with a header that names its type, its
-queue and its size; unknown blocks can be stepped over.
+A result is a sequence of blocks, each with a header that names its type, its
+queue and its size, so that unknown blocks can be skipped.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ CVQ_RESULT: Final = block_size(StatsType.CVQ)
 
 
 class StatsRequest(NamedTuple):
-    """Blocks wanted of one queue; ``reserved`` are the 6 bytes as sent."""
+    """Types of blocks wanted for one queue; ``reserved`` are the 6 bytes as sent."""
 
     queue: int
     types: int
@@ -112,7 +112,7 @@ class StatsBlock(NamedTuple):
 
 
 def parse_blocks(result: bytes) -> list[StatsBlock]:
-    """Whole blocks of a result (the bytes behind the ack) whose type is known."""
+    """The complete blocks of known types in a result (the bytes after the ack)."""
     blocks, at = [], 0
     while at + _BLOCK.size <= len(result):
         kind, _, queue, _, size = _BLOCK.unpack_from(result, at)
@@ -127,7 +127,7 @@ def parse_blocks(result: bytes) -> list[StatsBlock]:
 
 
 def renumber_blocks(result: bytes, kind: StatsType, queue: int) -> bytes:
-    """The same result with another queue index in every block of a type whose header is whole."""
+    """The same result with ``queue`` in the header of every block of type ``kind``."""
     changed, at = bytearray(result), 0
     while at + _BLOCK.size <= len(result):
         found, reserved, _, more, size = _BLOCK.unpack_from(result, at)
@@ -139,7 +139,7 @@ def renumber_blocks(result: bytes, kind: StatsType, queue: int) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class StatsQuery:
-    """Ask which types the device has; the result is a 64-bit mask."""
+    """Ask which types the device supports; the result is a 64-bit mask."""
 
     name: ClassVar[str] = "stats.query"
     feature: ClassVar[Feature] = Feature.DEVICE_STATS
@@ -167,7 +167,7 @@ class StatsGet:
 
     @property
     def answer_length(self) -> int:
-        """The ack and every known block that is asked for."""
+        """Bytes of the ack and of every known block that is asked for."""
         return ACK + sum(
             block_size(kind) for request in self.requests for kind in StatsType if request.types & kind.mask
         )

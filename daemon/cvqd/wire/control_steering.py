@@ -1,7 +1,7 @@
-"""Commands on which queue a packet takes and which hash it carries; virtio 1.3 §5.1.6.5.5 to .7.
+"""Commands for receive steering and hash reports; virtio 1.3 §5.1.6.5.5 to .7.
 
-The fixed parts are written out: the C structures of these commands have
-tail padding that is not on the wire (``include/uapi/linux/virtio_net.h``).
+The fixed parts are spelt out: the C structures of these commands have tail
+padding that is not on the wire (``include/uapi/linux/virtio_net.h``).
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ class RssConfig:
 
 @dataclass(frozen=True, slots=True)
 class HashConfig:
-    """Report a hash of each packet, steer as before; ``struct virtio_net_hash_config``, §5.1.6.5.6.
+    """Report a hash of each packet, with automatic steering; ``struct virtio_net_hash_config``, §5.1.6.5.6.
 
     ``reserved`` are the 8 bytes as sent, which have to be zero.
     """
@@ -145,10 +145,10 @@ class HashConfig:
 
 
 def _key(data: bytes, start: int, length: int, name: str) -> bytes:
-    """The key that ends a command.
+    """The key at the end of a command.
 
-    What stands behind it is ignored: Linux 6.12 sends the tail padding of its own structure
-    (``sizeof`` where ``offsetof`` was meant, ``drivers/net/virtio_net.c``), and the specification is silent.
+    Bytes after it are ignored: Linux 6.12 also sends the tail padding of its structure (``sizeof`` where
+    ``offsetof`` was meant, ``drivers/net/virtio_net.c``), and the specification does not forbid it.
     """
     if len(data) < start + length:
         raise GuestError("command.length", f"{name} ends inside a key of {length} bytes")

@@ -25,7 +25,7 @@ class LinkStatus(enum.IntFlag):
 
 
 class NetConfig(NamedTuple):
-    """All fields of the space; which of them mean anything is the feature word's to say.
+    """All fields of the space; the feature word decides which of them are valid.
 
     ``mac`` 6 bytes, ``mtu`` bytes, ``speed`` Mbit/s, lengths in bytes and table entries.
     """
@@ -46,7 +46,7 @@ class NetConfig(NamedTuple):
 
 
 def decode(data: bytes) -> NetConfig:
-    """Fields of a configuration space; a shorter one reads as zeroes behind its end."""
+    """Fields of a configuration space; beyond the end of a shorter one they are zero."""
     return NetConfig._make(NET_CONFIG.unpack(data[:SIZE].ljust(SIZE, b"\0")))
 
 

@@ -1,9 +1,9 @@
 """Control commands of a virtio network device: bytes to values and back, virtio 1.3 §5.1.6.5.
 
 A command is ``class`` u8, ``command`` u8, data.  ``decode`` checks lengths
-exactly and nothing else: whether a value is allowed is for ``core.policy`` to
-say.  Each value knows its log name, the feature it needs, its bytes, and how
-many bytes its answer may have (the ack and what some commands return).
+exactly and nothing else: ``core.policy`` decides whether a value is allowed.
+Each value knows its log name, the feature it needs, its bytes, and how many
+bytes its answer may have (the ack and what some commands return).
 
 This file has the table of all commands; the commands themselves are in
 ``control_filter``, ``control_steering``, ``control_offload``,
@@ -84,7 +84,7 @@ class AnnounceAck:
 
 @dataclass(frozen=True, slots=True)
 class Unknown:
-    """A command that cvqd does not serve; kept so that it can be named."""
+    """A command that cvqd does not know; it has a value so that logs can name it."""
 
     class_: int
     command: int
@@ -94,7 +94,7 @@ class Unknown:
 
     @property
     def name(self) -> str:
-        """``mq.7`` where the class is known, else ``class_12.1``."""
+        """``mq.7`` if the class is known, else ``class_12.1``."""
         try:
             return f"{Class(self.class_).name.lower()}.{self.command}"
         except ValueError:
@@ -125,7 +125,7 @@ Command = (
     | Unknown
 )
 
-#: the smallest of each command, in the specification's order
+#: one command of each kind, with the shortest data, in the specification's order
 COMMANDS: Final[tuple[Command, ...]] = (
     *(RxModeSet(mode, 0) for mode in RxMode),
     MacTableSet((), ()),
@@ -156,10 +156,10 @@ NAMES: Final = tuple(sorted(_BY_HEADER.values()))
 
 
 def decode(data: bytes) -> Command:
-    """Value of a command's readable bytes.
+    """The command in a chain's readable bytes.
 
-    GuestError ``command.header`` for fewer than two bytes and
-    ``command.length`` where the data is not exactly as long as the command says.
+    GuestError ``command.header`` for fewer than two bytes, and
+    ``command.length`` if the data has the wrong length for the command.
     """
     if len(data) < 2:
         raise GuestError("command.header", f"{len(data)} bytes are no header")
@@ -170,5 +170,5 @@ def decode(data: bytes) -> Command:
 
 
 def name_of(data: bytes) -> str:
-    """Log name of a command with at least a header, also where ``decode`` objects to what follows."""
+    """Log name of a command with at least a header, even if ``decode`` rejects what follows."""
     return _BY_HEADER.get(data[:2]) or Unknown(data[0], data[1]).name

@@ -1,12 +1,13 @@
 """The packed virtqueue in memory, virtio 1.3 §2.8, seen from both ends.
 
-One descriptor ring that both ends write; a pair of flag bits says, relative to
-a wrap counter, whose turn a descriptor is.  As in ``split_ring`` everything
-that publishes (a descriptor's flags, an event area's two fields) is a single
-16-bit store through ``memoryview.cast("H")``; address, length and id travel
-before the flags and may be copied in any way.
+Both ends write to one descriptor ring.  Two flag bits of a descriptor say,
+relative to a wrap counter, which end owns it.  As in ``split_ring``, everything
+that publishes (a descriptor's flags, each field of an event area) is a single
+16-bit store through ``memoryview.cast("H")``; address, length and id are
+written before the flags and may be copied in any way.
 
-Ordering is the caller's.  Only little-endian hosts are served.
+The caller is responsible for memory ordering.  Only little-endian hosts are
+supported.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ EVENT_ENABLE: Final = 0
 EVENT_DISABLE: Final = 1
 EVENT_DESCRIPTOR: Final = 2
 
-#: bit of an event's offset, and of the halves of a base, that holds the wrap counter
+#: the bit that holds the wrap counter in an event's offset and in each half of a base
 WRAP: Final = 1 << 15
 
 _DESCRIPTOR: Final = struct.Struct("<QIHH")
@@ -34,7 +35,7 @@ _USED: Final = struct.Struct("<IH")
 
 
 class PackedDescriptor(NamedTuple):
-    """One descriptor, copied out of the ring: bytes, bytes, buffer id, flag bits."""
+    """One descriptor, copied out of the ring; ``length`` in bytes, ``id`` of the buffer, flag bits."""
 
     address: int
     length: int
@@ -58,7 +59,7 @@ def used_flags(*, wrap: bool) -> int:
 
 
 class PackedBase(NamedTuple):
-    """Where a packed ring goes on: descriptor offset and wrap counter, of the driver's and of our turn.
+    """Where a packed ring continues: position and wrap counter of the next available and the next used one.
 
     As a number it is what SET_VRING_BASE and GET_VRING_BASE carry (QEMU ``docs/interop/vhost-user.rst``,
     ``drivers/vhost/vhost.c``): bits 0-14 and 15 next available, bits 16-30 and 31 next used.
@@ -75,7 +76,7 @@ class PackedBase(NamedTuple):
         return cls(word & WRAP - 1, bool(word & WRAP), word >> 16 & WRAP - 1, bool(word >> 16 & WRAP))
 
     def behind_used(self) -> PackedBase:
-        """Where whoever takes the unfinished buffers once more begins."""
+        """The base from which unfinished buffers are fetched again."""
         return PackedBase(self.used, self.used_wrap, self.used, self.used_wrap)
 
     def encode(self) -> int:
@@ -89,7 +90,7 @@ INITIAL_BASE: Final = PackedBase(0, True, 0, True).encode()  # noqa: FBT003 - tw
 
 
 class PackedRing:
-    """A live packed ring of ``num`` descriptors over three byte windows.
+    """A live packed ring of ``num`` descriptors in three windows of memory.
 
     The windows must have exactly ``packed_sizes(num)`` bytes.
     """
@@ -108,20 +109,20 @@ class PackedRing:
         self._device_event = device_event.cast("H")
 
     def flags(self, position: int) -> int:
-        """Flags of a descriptor: whose turn it is."""
+        """Flags of a descriptor, which say who owns it."""
         return self._words[8 * position + 7]
 
     @property
     def was_round(self) -> bool:
-        """Whether any descriptor has a USED bit: none has before a device gave back the first buffer.
+        """Whether any descriptor has its USED bit set: none has until the device gives back a buffer.
 
-        Later some have, of each buffer that was given back the first one, and in even laps all that are
-        available.  Only a driver that filled the whole ring in an odd lap leaves none.
+        Later the device sets it in odd laps, and the driver in even ones.  So none has it again only if the
+        driver wrote every descriptor last in an odd lap, or the device in an even one.
         """
         return any(self.flags(position) & DESC_USED for position in range(self.num))
 
     def put_flags(self, position: int, flags: int) -> None:
-        """Hand a descriptor over."""
+        """Hand a descriptor over to the other end."""
         self._words[8 * position + 7] = flags
 
     def descriptor(self, position: int) -> PackedDescriptor:
@@ -129,12 +130,12 @@ class PackedRing:
         return PackedDescriptor._make(_DESCRIPTOR.unpack_from(self._descriptors, 16 * position))
 
     def put_body(self, position: int, address: int, length: int, id_: int) -> None:
-        """Fill a descriptor but for its flags."""
+        """Fill a descriptor, except for its flags."""
         at = 16 * position
         self._descriptors[at : at + 14] = _BODY.pack(address, length, id_)
 
     def put_used(self, position: int, id_: int, written: int) -> None:
-        """Fill a used descriptor but for its flags: buffer id and bytes written."""
+        """Fill a used descriptor, except for its flags: buffer id and bytes written."""
         at = 16 * position + 8
         self._descriptors[at : at + 6] = _USED.pack(written, id_)
 

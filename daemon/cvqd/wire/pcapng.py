@@ -17,33 +17,33 @@ _INTERFACE: Final = 1
 _PACKET: Final = 6
 _BYTE_ORDER: Final = 0x1A2B3C4D
 
-# options: of every block, of a section, of an interface, of a packet
+# option codes: of every block, of a section, of an interface, of a packet
 _END, _COMMENT = 0, 1
 _APPLICATION: Final = 4
 _NAME, _DESCRIPTION, _RESOLUTION = 2, 3, 9
 _FLAGS: Final = 2
 
-_NANOSECONDS: Final = 9  # of a second: 10 to the minus 9th
-#: bytes of an option's value
+_NANOSECONDS: Final = 9  # the negative power of ten, in seconds
+#: bytes of an option's value, at most
 _LONGEST: Final = 0xFFFF
 
 
 class Direction(enum.IntEnum):
-    """Value of a packet's flags."""
+    """Direction bits of a packet's flags."""
 
     INBOUND = 1
     OUTBOUND = 2
 
 
 def section(application: str, comment: str) -> bytes:
-    """What a file begins with."""
-    # the length of the section is not known: -1
+    """The section header, with which a file begins."""
+    # -1: the length of the section is not known
     head = struct.pack("<IHHq", _BYTE_ORDER, 1, 0, -1)
     return _block(_SECTION, head, (_APPLICATION, application.encode()), (_COMMENT, comment.encode()))
 
 
 def interface(link_type: int, name: str, description: str) -> bytes:
-    """The one interface of all packets."""
+    """The description of the only interface."""
     return _block(
         _INTERFACE,
         struct.pack("<HHI", link_type, 0, 0),
@@ -54,7 +54,7 @@ def interface(link_type: int, name: str, description: str) -> bytes:
 
 
 def packet(time_ns: int, data: bytes, direction: Direction, comment: str, *, length: int = 0) -> bytes:
-    """One packet; ``length`` is what it had in all if ``data`` is only its beginning."""
+    """One packet; ``length`` is its full length if ``data`` is only its beginning."""
     head = struct.pack("<IIIII", 0, time_ns >> 32, time_ns & 0xFFFFFFFF, len(data), max(length, len(data)))
     return _block(
         _PACKET,
@@ -67,12 +67,12 @@ def packet(time_ns: int, data: bytes, direction: Direction, comment: str, *, len
 def _block(kind: int, body: bytes, *options: tuple[int, bytes]) -> bytes:
     parts = [body]
     for code, value in options:
-        # cut inside a character, the rest of it goes too
+        # a UTF-8 character that is cut apart is dropped
         part = value if len(value) <= _LONGEST else value[:_LONGEST].decode(errors="ignore").encode()
         parts += [struct.pack("<HH", code, len(part)), _padded(part)]
     parts.append(struct.pack("<HH", _END, 0))
     content = b"".join(parts)
-    # the length stands at both ends, so that a reader can go backwards
+    # the length is written at both ends, so that a reader can go backwards
     length = struct.pack("<I", 12 + len(content))
     return struct.pack("<I", kind) + length + content + length
 

@@ -1,7 +1,7 @@
-"""Which of the two virtqueue formats a device's rings have, and with which additions.
+"""The virtqueue format of a device's rings, split or packed, and its options.
 
-Feature words bind all rings of a device (virtio 1.3 §6), so whoever lays out,
-checks or opens a ring asks here and nowhere else.
+Feature words bind all rings of a device (virtio 1.3 §6), so this is the only
+place to consult when a ring is laid out, checked or opened.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 #: a live ring of either format
 AnyRing = SplitRing | PackedRing
 
-#: bytes to which the three parts are aligned, virtio 1.3 §2.7 and §2.8
+#: alignment of the three parts in bytes, virtio 1.3 §2.7 and §2.8
 _SPLIT_ALIGNMENT: Final = RingAddresses(descriptors=16, available=2, used=4)
 _PACKED_ALIGNMENT: Final = RingAddresses(descriptors=16, available=4, used=4)
 
@@ -26,7 +26,7 @@ _PACKED_ALIGNMENT: Final = RingAddresses(descriptors=16, available=4, used=4)
 class RingFormat(NamedTuple):
     """``packed`` or split; INDIRECT_DESC and EVENT_IDX as negotiated.
 
-    The parts of a packed ring go under a split ring's names, as they do in SET_VRING_ADDR:
+    The parts of a packed ring have the names of a split ring's, as they do in SET_VRING_ADDR:
     ``available`` is the driver's event area, ``used`` the device's.
     """
 
@@ -36,7 +36,7 @@ class RingFormat(NamedTuple):
 
     @classmethod
     def of(cls, features: int) -> RingFormat:
-        """For these *negotiated* features."""
+        """The format for these *negotiated* features."""
         return cls(
             packed=bool(features & Feature.RING_PACKED.mask),
             indirect=bool(features & Feature.INDIRECT_DESC.mask),
@@ -45,7 +45,7 @@ class RingFormat(NamedTuple):
 
     @property
     def alignment(self) -> RingAddresses:
-        """Bytes to which each part is aligned."""
+        """Required alignment of each part, in bytes."""
         return _PACKED_ALIGNMENT if self.packed else _SPLIT_ALIGNMENT
 
     @property
@@ -62,7 +62,7 @@ class RingFormat(NamedTuple):
         return PackedRing(num, *windows) if self.packed else SplitRing(num, *windows)
 
     def has_base(self, num: int, base: int) -> bool:
-        """Whether ``base`` is a place in a ring of ``num`` descriptors."""
+        """Whether ``base`` is valid for a ring of ``num`` descriptors."""
         if not self.packed:
             return 0 <= base <= 0xFFFF
         return 0 <= base < 1 << 32 and base % WRAP < num and (base >> 16) % WRAP < num

@@ -1,19 +1,19 @@
-"""A snapshot: a device's state as bytes that can be kept, sent and taken in elsewhere.
+"""A snapshot: a device's state as bytes that can be stored, sent and loaded elsewhere.
 
 Control state is *a replay written down*: the control commands that lead from
 reset defaults to it, in the bytes that they have on the control queue, and a
-digest of what they should lead to.  So there is one encoding of each
-parameter, the specification's, and a snapshot is checked by replaying it.
+digest of the state that they lead to.  So each parameter has one encoding, the
+specification's, and a snapshot is checked by replaying it.
 
     magic 8 bytes, major u16, minor u16, length of everything u32
     sections, ascending by type:  type u16, flags u16, length u32, body
     blake2b of all that, 16 bytes
 
 Little-endian.  A reader refuses a major version that it does not know.  It
-skips a section that it does not know, unless the section's flag says that it
-must be understood.  Nothing here knows a device: what ``decode`` returns is
-well-formed and no more; ``core.state_commands`` and ``core.compatibility``
-make something usable of it.
+skips an unknown section, unless the section's flag says that it must be
+understood.  Nothing here knows a device: ``decode`` guarantees only that the
+snapshot is well-formed; ``core.state_commands`` and ``core.compatibility``
+check whether it can be used.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ MAGIC: Final = b"cvqd\r\n\x1a\0"
 MAJOR: Final = 1
 MINOR: Final = 0
 
-#: bytes of a snapshot: one address table of the longest command that can be configured, and the rest
+#: bytes of a snapshot: an address table of the largest ``max_command`` that can be configured, and the rest
 MAX_SIZE: Final = 24 << 20
 #: commands: all VLANs, the values of every queue, a few more
 MAX_COMMANDS: Final = 1 << 17
@@ -61,7 +61,7 @@ _RING: Final = struct.Struct("<HHBI")
 
 
 class _Section(enum.IntEnum):
-    """Section types; all are written and all are needed."""
+    """Section types; all are written and all are required."""
 
     ORIGIN = 1
     FEATURES = 2
@@ -73,15 +73,15 @@ class _Section(enum.IntEnum):
 
 _KNOWN: Final = frozenset(_Section)
 
-#: commands that set nothing; the announce bit is said in the section for it
+#: commands that set no state; the announce bit is in the CONTROL section
 _MOVES_NOTHING: Final = (AnnounceAck, CoalVqGet, StatsGet, StatsQuery, Unknown)
 
 
 @dataclass(frozen=True, slots=True)
 class RingBase:
-    """A ring of the guest: its own index, descriptors, and the place as SET_VRING_BASE means it.
+    """A ring of the guest: the guest's index, size in descriptors, and base as in SET_VRING_BASE.
 
-    ``base`` is None for a ring that ran when the snapshot was taken.
+    ``base`` is None for a ring that was running when the snapshot was taken.
     """
 
     index: int
@@ -91,12 +91,12 @@ class RingBase:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What a device was, as somebody wrote it: well-formed and untrusted.
+    """The state of a device: well-formed but untrusted.
 
     ``origin`` names the device for people, ``features`` are the guest's without vhost-user's
     bit 30, ``max_pairs`` the queue pairs that it was offered, ``config`` its configuration space.
-    ``commands`` lead from reset defaults to the control state, but for ``announce``, the announce
-    bit; ``digest`` is ``TrackedState.digest`` of what they lead to.  ``rings`` ascend by index.
+    ``commands`` lead from reset defaults to the control state, except for ``announce``, the announce
+    bit; ``digest`` is the ``TrackedState.digest`` of that state.  ``rings`` ascend by index.
     """
 
     origin: str
@@ -110,7 +110,7 @@ class Snapshot:
 
 
 def encode(snapshot: Snapshot) -> bytes:
-    """The bytes; SnapshotError for a state that is too large to be one."""
+    """Bytes of a snapshot; SnapshotError if there are more than ``MAX_SIZE``."""
     bodies = {
         _Section.ORIGIN: snapshot.origin.encode(),
         _Section.FEATURES: _NEGOTIATED.pack(snapshot.features, snapshot.max_pairs),
@@ -131,14 +131,14 @@ def encode(snapshot: Snapshot) -> bytes:
 
 
 def sealed(data: bytes) -> bytes:
-    """``data`` with its checksum."""
+    """``data``, followed by its checksum."""
     return data + blake2b(data, digest_size=_SUM).digest()
 
 
 def decode(data: bytes) -> Snapshot:
     """The value that ``encode`` was given; SnapshotError for anything that it cannot have made.
 
-    Sections of a later minor version are left out.
+    Unknown sections, of a later minor version, are skipped.
     """
     bodies = _bodies(data)
     for kind in _Section:
@@ -161,14 +161,14 @@ def decode(data: bytes) -> Snapshot:
 
 
 class _Body(NamedTuple):
-    """A section's content and where it stands."""
+    """A section's content, and its offset in the snapshot."""
 
     data: bytes
     at: int
 
 
 def _bodies(data: bytes) -> dict[int, _Body]:
-    """Every known section, now that version, length and checksum are as they should be."""
+    """Every known section, after a check of version, length and checksum."""
     if len(data) < _HEADER.size:
         raise SnapshotError(f"{len(data)} bytes are no header", len(data))
     magic, major, _minor, size = _HEADER.unpack_from(data)
@@ -217,7 +217,7 @@ def _origin(body: _Body) -> str:
         text = body.data.decode()
     except UnicodeDecodeError:
         raise SnapshotError("the origin is not UTF-8", body.at) from None
-    # it is shown on terminals
+    # it will be shown on terminals
     if not text.isprintable():
         raise SnapshotError("the origin cannot be printed", body.at)
     return text

@@ -1,14 +1,14 @@
 """The split virtqueue in memory, virtio 1.3 §2.7, seen from both ends.
 
-``SplitRing`` is the one place that touches a live ring.  Indices and ring
-slots are 16 bits and go through ``memoryview.cast("H")``, a single load or
-store in every CPython; ``struct.pack_into`` would clear the field first and
-the other end would see a zero index.  Everything that an index publishes
+``SplitRing`` is the only place that touches a live split ring.  Indices and
+ring slots are 16 bits and go through ``memoryview.cast("H")``, a single load or
+store in every CPython; ``struct.pack_into`` would clear the field first, and
+the other end could see a zero index.  Everything that an index publishes
 (descriptors, used elements, payload) may be copied in any way.
 
-Ordering is the caller's: ``core.guest_queue`` and ``core.shadow_queue`` place
-the fences and name each one's partner.  Only little-endian hosts are served,
-where native and virtio byte order agree.
+The caller is responsible for memory ordering: the rings in ``core.queues``
+place the fences and name each one's partner.  Only little-endian hosts are
+supported, where native and virtio byte order agree.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ DESCRIPTOR: Final = struct.Struct("<QIHH")
 
 
 class Descriptor(NamedTuple):
-    """One descriptor, copied out of the table: bytes, bytes, flag bits, index."""
+    """One descriptor, copied out of the table; ``length`` in bytes, flag bits, index of the next."""
 
     address: int
     length: int
@@ -38,7 +38,7 @@ class Descriptor(NamedTuple):
 
 
 class RingAddresses(NamedTuple):
-    """Where the three parts of a ring lie, in whatever address space the context names."""
+    """Addresses of the three parts of a ring; the context determines the address space."""
 
     descriptors: int
     available: int
@@ -46,7 +46,7 @@ class RingAddresses(NamedTuple):
 
 
 class RingSizes(NamedTuple):
-    """Bytes of the three parts; event fields included, negotiated or not."""
+    """Bytes of the three parts, including event fields even if EVENT_IDX was not negotiated."""
 
     descriptors: int
     available: int
@@ -64,7 +64,7 @@ def crossed(event: int, new: int, old: int) -> bool:
 
 
 class SplitRing:
-    """A live split ring of ``num`` descriptors over three byte windows.
+    """A live split ring of ``num`` descriptors in three windows of memory.
 
     The windows must have exactly ``ring_sizes(num)`` bytes and ``num`` must be a power of two.
     """
@@ -93,7 +93,7 @@ class SplitRing:
         self._available[1] = index & 0xFFFF
 
     def available_head(self, index: int) -> int:
-        """Descriptor index in the slot of free-running ``index``; unchecked, the driver wrote it."""
+        """Descriptor index in the slot of free-running ``index``, as the driver wrote it: unchecked."""
         return self._available[2 + (index & self._mask)]
 
     def descriptor(self, index: int) -> Descriptor:
@@ -126,7 +126,7 @@ class SplitRing:
 
     @property
     def used_event(self) -> int:
-        """Used index at which the driver wants to be called; means something with EVENT_IDX only."""
+        """Used index at which the driver wants to be called; valid only with EVENT_IDX."""
         return self._available[2 + self.num]
 
     @used_event.setter
@@ -146,7 +146,7 @@ class SplitRing:
 
     @property
     def available_event(self) -> int:
-        """Available index at which the device wants to be kicked; means something with EVENT_IDX only."""
+        """Available index at which the device wants to be kicked; valid only with EVENT_IDX."""
         return self._used[2 + 4 * self.num]
 
     @available_event.setter

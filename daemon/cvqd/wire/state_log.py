@@ -1,21 +1,22 @@
-"""The state log as bytes: what one process leaves so that the next knows what its guest was told.
+"""The state log as bytes: it lets the next process know what this one's guest was told.
 
-One page of header with two places for a note, then two halves of equal size.  A half is a generation
-(u64), a tail (u64: bytes of records) and records.  The half with the higher
-generation is in force.  Records behind its tail do not exist yet; the other
-half is where the next base is written, and its generation is stored last.
-So each step from one valid log to the next is a single store of eight bytes.
+The log has one page of header, with two places for notes, then two halves of
+equal size.  A half is a generation (u64), a tail (u64: bytes of records) and
+records.  The half with the higher generation is in force.  Records beyond its
+tail do not count yet.  The next base is written to the other half, whose
+generation is stored last.  So each step from one valid log to the next is a
+single store of eight bytes.
 
-A record is a checksum of what follows, a word with its kind and its length, a
-sequence number and its data, padded to eight bytes.  Little-endian throughout,
-as the rings are.
+A record is a checksum of what follows, a word with its kind and length, a
+sequence number and data, padded to eight bytes.  Everything is little-endian,
+as in the rings.
 
-A note is a checksum, a length, a number and data; of the two the one with the
-higher number counts, and the other is where the next one goes.
+A note is a checksum, a length, a number and data.  Of the two notes the one
+with the higher number counts, and the next one overwrites the other.
 
-What is read here may be anything: a file of another version, of another boot,
-cut short, or damaged.  ``Header.decode`` refuses with a reason, ``scan`` ends at
-the first record that is not whole.
+Input is untrusted: the file may be of another version or another boot, cut
+short, or damaged.  ``Header.decode`` refuses with a reason, ``scan`` ends at the
+first record that is not whole.
 """
 
 from __future__ import annotations
@@ -35,9 +36,9 @@ NOTES: Final = (640, 2368)
 MAX_NOTE: Final = 1728
 #: bytes of a half before its records: generation, tail
 HALF_HEADER: Final = 16
-#: what a device is called may be a path
+#: bytes of the device's name, which may be a path
 MAX_NAME: Final = 512
-#: bytes; commands of 16 MiB, twice in each half, stay well below it
+#: bytes of a log; two commands of 16 MiB in each half stay well below it
 MAX_LOG: Final = 256 << 20
 
 _HEADER: Final = struct.Struct("<8sIHH16sQ")
@@ -45,33 +46,33 @@ _CHECKSUM: Final = struct.Struct("<I")
 _HALF: Final = struct.Struct("<QQ")
 _RECORD: Final = struct.Struct("<IIQ")
 _COVERED: Final = struct.Struct("<IQ")
-#: by what the length leaves when divided by 8
+#: padding, indexed by the length modulo 8
 _PADDING: Final = tuple(bytes(-rest % 8) for rest in range(8))
 _KIND_SHIFT: Final = 28
 _LENGTH: Final = (1 << _KIND_SHIFT) - 1
 
 
 class LogError(ValueError):
-    """The bytes are no log that can be used; the text says why."""
+    """The bytes are not a usable log; the text says why."""
 
 
 class OutdatedLogError(LogError):
-    """A sound log of an earlier boot."""
+    """The log is sound but of an earlier boot."""
 
 
 class Kind(enum.IntEnum):
     """What a record says."""
 
-    #: a driver's life as far as no command tells it; the first record of every base
+    #: the part of a driver's life that no command sets; the first record of every base
     LIFE = 1
     #: a control command that the device acknowledged
     COMMAND = 2
-    #: the driver reset its device: what stands before is over
+    #: the driver's life is over; what comes before this does not count
     ENDED = 3
 
 
 class Record(NamedTuple):
-    """``sequence`` orders commands as they were submitted; those of a base have 0."""
+    """``sequence`` is the command's place in the order of submission, 0 for the records of a base."""
 
     kind: int
     sequence: int
@@ -98,7 +99,7 @@ class Header(NamedTuple):
 
     @classmethod
     def decode(cls, log: bytes | memoryview) -> Header:
-        """Header of a log of which all bytes are given; LogError if it is none of this version."""
+        """Header of a complete log; LogError if that is not a sound log of this version."""
         if len(log) < HEADER_SIZE:
             raise LogError(f"{len(log)} bytes are no log")
         magic, checksum, version, length, boot_id, half = _HEADER.unpack_from(log)
@@ -142,7 +143,7 @@ def half_at(log: memoryview, number: int) -> memoryview:
 
 
 def generation_and_tail(half: memoryview) -> tuple[int, int]:
-    """As they stand; a half that was never used has generation 0."""
+    """Generation and tail of a half; a half that was never used has generation 0."""
     generation, tail = _HALF.unpack_from(half)
     return generation, tail
 
@@ -160,14 +161,14 @@ def encode_record(kind: int, sequence: int, data: bytes) -> bytes:
 
 
 class Scan(NamedTuple):
-    """Records up to the first bad one, and how many bytes up to the tail are lost with it."""
+    """Records up to the first bad one, and the number of bytes lost from there to the tail."""
 
     records: list[Record]
     lost: int
 
 
 def scan(half: memoryview) -> Scan:
-    """Everything that a half says."""
+    """Read the records of a half."""
     _, tail = generation_and_tail(half)
     end = min(HALF_HEADER + tail, len(half))
     at = HALF_HEADER

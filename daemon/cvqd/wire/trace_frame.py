@@ -1,4 +1,4 @@
-"""A traced command as two frames of a capture: what the guest asked, and what it was answered.
+"""A traced command as two frames of a capture: the guest's command, and the answer it got.
 
     version u8 (1), kind u8, outcome u8, reserved u8, command id u32; then
     kind 1, a command:  class u8, command u8, data, as the guest wrote them
@@ -20,7 +20,7 @@ _IDS: Final = 1 << 32
 
 
 class Kind(enum.IntEnum):
-    """Which way a frame went."""
+    """Whether a frame is a command or an answer."""
 
     COMMAND = 1
     ANSWER = 2
@@ -47,12 +47,12 @@ class TraceFrame(NamedTuple):
     payload: bytes
 
     def encode(self) -> bytes:
-        """Header and payload; the id's low 32 bits."""
+        """Header with the low 32 bits of the id, then the payload."""
         return _HEADER.pack(_VERSION, self.kind, self.outcome, 0, self.command_id % _IDS) + self.payload
 
     @classmethod
     def parse(cls, data: bytes) -> Self:
-        """From a packet of a capture; ValueError for what is no such frame."""
+        """From a packet of a capture; ValueError if it is not such a frame."""
         if len(data) < _HEADER.size:
             raise ValueError(f"{len(data)} bytes are no frame")
         version, kind, outcome, _, command_id = _HEADER.unpack_from(data)

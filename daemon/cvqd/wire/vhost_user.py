@@ -1,10 +1,10 @@
 """The vhost-user message: header, request names, protocol features, limits.
 
 Source: QEMU ``docs/interop/vhost-user.rst``.  A message is a 12-byte header, a
-payload of ``size`` bytes and up to a few file descriptors that travel with the
-header's first byte.  Numbers are in host byte order, unlike the rings'.  What
-the payloads say is ``wire.vhost_user_payloads``; which message is allowed when
-is ``core.session``; nothing here opens, closes or reads a descriptor.
+payload of ``size`` bytes and a few file descriptors at most, which travel with
+the header's first byte.  Numbers are in host byte order, unlike those in rings.
+Payloads are in ``wire.vhost_user_payloads``, the rules on which message is
+allowed when in ``core.session``.  Nothing here does I/O on a descriptor.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ REQUEST_FLAGS: Final = VERSION
 REQUEST_FLAGS_NEED_REPLY: Final = VERSION | FLAG_NEED_REPLY
 REPLY_FLAGS: Final = VERSION | FLAG_REPLY
 
-#: Largest payload we read, in bytes; every request that is served needs less than a tenth.
+#: Largest payload that is read, in bytes; every request that cvqd serves needs less.
 MAX_PAYLOAD: Final = 4096
 
-#: Descriptors one message may carry: the largest memory table, with room to name what is too many.
+#: Descriptors that a message may carry: more than any memory table has, so that an excess can be reported.
 MAX_DESCRIPTORS: Final = 64
 
 #: Bytes of configuration space per message, ``VHOST_USER_MAX_CONFIG_SIZE``.
 MAX_CONFIG: Final = 256
 
-#: Regions of SET_MEM_TABLE, ``VHOST_USER_MAX_RAM_SLOTS`` of a front-end without memory slots.
+#: Regions of SET_MEM_TABLE without CONFIGURE_MEM_SLOTS, ``VHOST_MEMORY_BASELINE_NREGIONS`` of QEMU.
 MAX_TABLE_REGIONS: Final = 8
 
 
 class FrontRequest(enum.IntEnum):
-    """Requests of a front-end; every number the specification has given out."""
+    """Requests of a front-end: every number that the specification assigns."""
 
     GET_FEATURES = 1
     SET_FEATURES = 2
@@ -90,7 +90,7 @@ class FrontRequest(enum.IntEnum):
 
 
 class BackRequest(enum.IntEnum):
-    """Requests of a back-end, on the channel that SET_BACKEND_REQ_FD brings."""
+    """Requests of a back-end, on the channel set by SET_BACKEND_REQ_FD."""
 
     IOTLB_MSG = 1
     CONFIG_CHANGE_MSG = 2
@@ -137,7 +137,7 @@ class ProtocolFeature(enum.IntEnum):
         return 1 << self
 
 
-#: What cvqd serves and therefore offers.
+#: Protocol features that cvqd serves and therefore offers.
 PROTOCOL_FEATURES_SERVED: Final = (
     ProtocolFeature.MQ.mask
     | ProtocolFeature.REPLY_ACK.mask
@@ -187,14 +187,14 @@ class FileDescriptor(Protocol):
 
     @property
     def identity(self) -> FileIdentity:
-        """Which file it is; still known after ``close``."""
+        """Which file it refers to; valid even after ``close``."""
 
     @property
     def kind(self) -> DescriptorKind:
-        """What sort of file it is; still known after ``close``."""
+        """What sort of file it refers to; valid even after ``close``."""
 
     def fileno(self) -> int:
-        """The number, for whoever may do I/O."""
+        """The number, for code that may do I/O."""
 
     def close(self) -> None:
         """Give the descriptor back."""
@@ -215,8 +215,8 @@ class Header(NamedTuple):
 def decode_header(data: bytes) -> Header:
     """Header of a *request*.
 
-    FrontendError for fewer than 12 bytes, flags that are neither 0x1 nor 0x9
-    (wrong version, a reply) and payloads above ``MAX_PAYLOAD``.
+    FrontendError unless there are 12 bytes, for flags that are neither 0x1 nor
+    0x9 (wrong version, a reply) and for payloads above ``MAX_PAYLOAD``.
     """
     if len(data) != HEADER.size:
         raise FrontendError("header", f"truncated: {len(data)} of {HEADER.size} bytes")
@@ -230,7 +230,7 @@ def decode_header(data: bytes) -> Header:
 
 
 class Message(NamedTuple):
-    """One whole request of a front-end; whoever takes it in owns its descriptors."""
+    """One whole request of a front-end; whoever receives it owns its descriptors."""
 
     request: int
     flags: int
@@ -244,7 +244,7 @@ class Message(NamedTuple):
 
     @property
     def need_reply(self) -> bool:
-        """The front-end asked for an acknowledgement (which REPLY_ACK alone entitles it to)."""
+        """The front-end asked for an acknowledgement; it may do so only with REPLY_ACK."""
         return bool(self.flags & FLAG_NEED_REPLY)
 
     def close(self) -> None:

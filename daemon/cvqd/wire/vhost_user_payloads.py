@@ -1,8 +1,8 @@
 """Payloads of the vhost-user requests that cvqd serves: bytes to frozen values and back.
 
 Source: QEMU ``docs/interop/vhost-user.rst``.  Host byte order.  Decoders check
-lengths and counts and raise ``FrontendError``; whether a value makes sense is
-for ``core.session``.  Bytes behind a fixed-size payload are tolerated:
+lengths and counts and raise ``FrontendError``; ``core.session`` checks whether
+values make sense.  Bytes after a fixed-size payload are tolerated:
 ``virtio_uml`` of Linux 6.12 sends 72 bytes for a table of one region.
 """
 
@@ -41,7 +41,7 @@ def encode_u64(value: int) -> bytes:
 
 
 def decode_u64(name: str, payload: bytes) -> int:
-    """The number; ``name`` is the request that an error blames."""
+    """The number; ``name`` is the request to name in a FrontendError, here and below."""
     _demand(name, payload, _U64.size)
     (value,) = _U64.unpack_from(payload)
     return int(value)
@@ -75,7 +75,7 @@ class VringAddress:
     log: int = 0
 
     def encode(self) -> bytes:
-        """Forty bytes; note that the used ring stands before the available ring."""
+        """Forty bytes; note that the used ring comes before the available ring."""
         ring = self.addresses
         return _VRING_ADDRESS.pack(
             self.index, self.flags, ring.descriptors, ring.used, ring.available, self.log
@@ -91,7 +91,7 @@ def decode_vring_address(name: str, payload: bytes) -> VringAddress:
 
 @dataclass(frozen=True, slots=True)
 class VringDescriptor:
-    """Of SET_VRING_KICK, _CALL and _ERR: ring index, and whether a descriptor comes along."""
+    """Of SET_VRING_KICK, _CALL and _ERR: ring index, and whether a descriptor is attached."""
 
     index: int
     present: bool
@@ -126,7 +126,7 @@ def encode_memory_table(regions: tuple[RegionDescription, ...]) -> bytes:
 
 
 def decode_memory_table(name: str, payload: bytes) -> tuple[RegionDescription, ...]:
-    """Regions of SET_MEM_TABLE; the count rules, bytes behind the last region are ignored."""
+    """Regions of SET_MEM_TABLE; bytes after the last region of the count are ignored."""
     _demand(name, payload, _TABLE.size)
     count, _padding = _TABLE.unpack_from(payload)
     if count > MAX_DESCRIPTORS:
@@ -145,7 +145,7 @@ def decode_single_region(name: str, payload: bytes) -> RegionDescription:
 
 
 class ConfigAccess(NamedTuple):
-    """Of GET_CONFIG and SET_CONFIG; a read carries as many dummy bytes as it wants to have."""
+    """Of GET_CONFIG and SET_CONFIG; a read carries as many dummy bytes as it asks for."""
 
     offset: int
     flags: int
@@ -157,7 +157,7 @@ class ConfigAccess(NamedTuple):
 
 
 def decode_config(name: str, payload: bytes) -> ConfigAccess:
-    """Exact length, since the reply must have the request's; 1 to ``MAX_CONFIG`` bytes of data."""
+    """Of GET_CONFIG and SET_CONFIG: exactly 1 to ``MAX_CONFIG`` bytes of data; the reply has as many."""
     _demand(name, payload, _CONFIG.size)
     offset, size, flags = _CONFIG.unpack_from(payload)
     if not 0 < size <= MAX_CONFIG:
@@ -180,7 +180,7 @@ def encode_device_state(direction: int, phase: int = 0) -> bytes:
 
 
 def decode_device_state(name: str, payload: bytes) -> TransferDirection:
-    """Of SET_DEVICE_STATE_FD; there is one phase."""
+    """Of SET_DEVICE_STATE_FD; the only phase is 0."""
     _demand(name, payload, _DEVICE_STATE.size)
     direction, phase = _DEVICE_STATE.unpack_from(payload)
     if phase:
@@ -192,5 +192,5 @@ def decode_device_state(name: str, payload: bytes) -> TransferDirection:
 
 
 def encode_transfer_begun(*, refused: bool) -> bytes:
-    """Answer to SET_DEVICE_STATE_FD: an error in the low byte; the descriptor that came is the one to use."""
+    """Reply to SET_DEVICE_STATE_FD: error code in the low byte; bit 8: use the front-end's own descriptor."""
     return _U64.pack(_NO_DESCRIPTOR | int(refused))

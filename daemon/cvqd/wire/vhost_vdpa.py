@@ -1,7 +1,8 @@
-"""The vhost-vdpa user API: values that cross into a device, and their bytes.
+"""The vhost-vdpa user API: the values that are passed to a device.
 
 Source: Linux ``include/uapi/linux/vhost.h`` and ``vhost_types.h``.  The
-simulator takes the same values without the bytes.
+simulator takes these values directly; ``vhost_vdpa_ioctl`` has their bytes for
+the kernel.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ class Region(Protocol):
 
     @property
     def address(self) -> int:
-        """Where the region begins in this process; the kernel is given this."""
+        """Address of the region in this process; this is passed to the kernel."""
 
 
 class Map(NamedTuple):
@@ -41,7 +42,7 @@ class Map(NamedTuple):
 
 
 class Unmap(NamedTuple):
-    """``VHOST_IOTLB_INVALIDATE``: every entry that touches the range goes, whole."""
+    """``VHOST_IOTLB_INVALIDATE``: every entry that touches the range is removed, whole."""
 
     iova: int
     size: int

@@ -1,10 +1,10 @@
 """The bytes of the vhost-vdpa user API: ioctl numbers, structures, IOTLB records.
 
-Pure: numbers in, bytes out.  ``host.vdpa`` sends them; a test compiles a C
-program against the system's kernel headers and compares.  Source: Linux
+``host.vdpa`` sends them; a test compiles a C program against the system's
+kernel headers and compares.  Source: Linux
 ``include/uapi/asm-generic/ioctl.h``, ``include/uapi/linux/vhost.h`` and
-``include/uapi/linux/vhost_types.h``.  Values in host byte order, as the kernel
-takes them.  It must not know what the calls are for.
+``include/uapi/linux/vhost_types.h``.  Values are in host byte order, as the
+kernel expects them.  This file must not know what the calls are for.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ class IotlbType(enum.IntEnum):
 
 
 class IotlbRecord(NamedTuple):
-    """A ``vhost_msg_v2`` taken apart; addresses and size in bytes."""
+    """A decoded ``vhost_msg_v2``; size in bytes."""
 
     asid: int
     type: IotlbType
@@ -142,7 +142,7 @@ def encode_iotlb(asid: int, message: IotlbMessage) -> bytes:
 
 
 def decode_iotlb(record: bytes) -> IotlbRecord:
-    """Take a ``struct vhost_msg_v2`` apart; ValueError if it is none."""
+    """Decode a ``struct vhost_msg_v2``; ValueError if it is not one."""
     if len(record) != MSG_V2.size:
         raise ValueError(f"vhost_msg_v2 has {MSG_V2.size} bytes, not {len(record)}")
     outer, asid, iova, size, user_address, access, kind = MSG_V2.unpack(record)
@@ -157,7 +157,7 @@ def encode_ring_addresses(index: int, addresses: RingAddresses) -> bytes:
 
 
 def encode_config(offset: int, data: bytes) -> bytes:
-    """``struct vhost_vdpa_config``: header and ``data``, to write or (zeroes) to be filled."""
+    """``struct vhost_vdpa_config``: header and ``data`` to write, or zeroes for a read to fill."""
     return CONFIG_HEADER.pack(offset, len(data)) + data
 
 

@@ -105,7 +105,7 @@ def _name(bit: int) -> str:
         return f"bit_{bit}"
 
 
-#: feature -> features of which one must come with it; virtio 1.3 §5.1.3.1
+#: feature -> features of which at least one must come with it; virtio 1.3 §5.1.3.1
 REQUIRES: Final[dict[Feature, tuple[Feature, ...]]] = {
     Feature.GUEST_TSO4: (Feature.GUEST_CSUM,),
     Feature.GUEST_TSO6: (Feature.GUEST_CSUM,),
@@ -137,8 +137,8 @@ REQUIRES: Final[dict[Feature, tuple[Feature, ...]]] = {
 def control_queue_index(features: int, max_pairs: int) -> int:
     """Index of the control queue for these *negotiated* features, virtio 1.3 §5.1.2.
 
-    2N where N is ``max_pairs`` with MQ or RSS, else 1.  Without CTRL_VQ the
-    index names where the queue would be.
+    2N, where N is ``max_pairs`` with MQ or RSS, else 1.  Without CTRL_VQ it is
+    the index that the queue would have.
     """
     if features & (Feature.MQ.mask | Feature.RSS.mask):
         return 2 * max_pairs
