@@ -1,8 +1,8 @@
 """Listening sockets that the service manager made: LISTEN_FDS of sd_listen_fds(3).
 
-They have names, ``frontend`` and ``control``; what else is passed is a mistake
-in a unit and is refused, because a socket that nobody serves hangs whoever
-connects to it.  They stay the manager's: nothing here removes their files.
+They are named ``frontend`` and ``control``.  Any other socket is a mistake in a
+unit and is refused, because clients of a socket that nobody serves would hang.
+The sockets belong to the manager: nothing here removes their files.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ _FIRST: Final = 3
 
 
 def take_inherited(environment: MutableMapping[str, str]) -> dict[str, socket.socket]:
-    """The inherited sockets by name, none where they are not for this process; the variables are taken out.
+    """The inherited sockets by name, none if they are not for this process; removes the variables.
 
-    ActivationError for a name that is unknown or comes twice, SocketError for what is no
+    ActivationError for a name that is unknown or comes twice, SocketError for anything that is not a
     listening Unix stream socket.
     """
     ours = environment.pop("LISTEN_PID", None) == str(os.getpid())

@@ -1,4 +1,4 @@
-"""The back-end channel: our own requests to the front-end, on the descriptor of SET_BACKEND_REQ_FD."""
+"""The back-end channel: our own requests to the front-end, over the descriptor of SET_BACKEND_REQ_FD."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _CALLS: Final = [
 
 
 def send_config_change(channel: FileDescriptor) -> bool:
-    """Tell the front-end to read the configuration again; False if it could not be told.
+    """Tell the front-end to read the configuration again; False if that was not possible.
 
-    The channel may be a socket or, from ``virtio_uml``, the writing end of a pipe, hence ``write``.
-    Never blocks: a full channel (or a closed one) is reported and the caller may try again.
-    No reply is asked for.  A message of this size is written whole or not at all (PIPE_BUF is 4096).
+    The channel may be a socket or, from ``virtio_uml``, the write end of a pipe, hence ``write``.
+    Never blocks: False for a full (or closed) channel, and the caller may try again.
+    No reply is requested.  A message of this size is written whole or not at all (PIPE_BUF is 4096).
     """
     try:
         return _send(channel, _CONFIG_CHANGE)
@@ -31,7 +31,7 @@ def send_config_change(channel: FileDescriptor) -> bool:
 
 
 def send_vring_call(channel: FileDescriptor, index: int) -> bool:
-    """Call the guest for a ring, likewise; False while the channel is full, True if nobody is there."""
+    """Call the guest for a ring, likewise; False while the channel is full, True if its other end is gone."""
     try:
         return _send(channel, _CALLS[index])
     except BlockingIOError:

@@ -1,8 +1,8 @@
-"""Calls that are no eventfds: an eventfd of ours for the device, and a task that passes its signals on.
+"""Calls that are not eventfds: an eventfd of ours for the device, and a task that passes its signals on.
 
-User Mode Linux listens for interrupts on pipes and sockets, or for messages on
-the back-end channel; a vDPA device signals eventfds only.  This is the one
-place where the data path meets Python, and ``status`` says for which queues.
+User Mode Linux waits for interrupts on pipes and sockets, or for messages on
+the back-end channel; a vDPA device signals only eventfds.  This is the only
+place where Python is in the data path, and ``status`` says for which queues.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from cvqd.host.doorbell import Doorbell, DoorbellSet
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-#: seconds until a signal for which there was no room is tried again
+#: seconds until a signal that could not be delivered is tried again
 _AGAIN: Final = 0.001
 
 
 class CallBridge:
-    """Passes the signals of any number of eventfds on."""
+    """Passes on the signals of any number of eventfds."""
 
     def __init__(self) -> None:
         self._bells = DoorbellSet()
@@ -31,14 +31,14 @@ class CallBridge:
         return len(self._routes)
 
     def add(self, deliver: Callable[[], bool]) -> int:
-        """Eventfd to give the device; ``deliver`` passes a signal on, False if it could not yet."""
+        """Eventfd to give to the device; ``deliver`` passes a signal on, or returns False to retry later."""
         bell = Doorbell()
         self._routes[bell.fileno()] = (bell, deliver)
         self._bells.add(bell.fileno())
         return bell.fileno()
 
     def remove(self, source: int) -> None:
-        """Close the eventfd that ``add`` returned; the device must have let go of it."""
+        """Close the eventfd that ``add`` returned; the device must not use it any more."""
         bell, _ = self._routes.pop(source)
         self._bells.discard(source)
         bell.close()

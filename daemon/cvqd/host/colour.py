@@ -1,4 +1,4 @@
-"""Whether whoever reads wants colour: one answer for the log and for every verb."""
+"""Whether to write in colour: one answer for the log and for every verb."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ import os
 
 
 def wanted(*, terminal: bool) -> bool:
-    """A terminal does, unless NO_COLOR is set and not empty (no-color.org) or TERM is ``dumb``."""
+    """True on a terminal, unless NO_COLOR is set and not empty (no-color.org) or TERM is ``dumb``."""
     return terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"

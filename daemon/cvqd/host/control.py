@@ -1,11 +1,12 @@
 """The control socket's server: one JSON object per line each way.
 
 A request is ``{"request": NAME, ...}``, its answer the handler's object or
-``{"error": REASON}``, with the ``exit_code`` of a blamed error for the command
-line behind it.  Where a request asks for a stream, lines of a ``feed`` follow
-that answer until the client closes, or sends anything more.  Clients are local
+``{"error": REASON}``, with the ``exit_code`` of a CvqdError for the command
+line client.  If a request asks for a stream, the answer is followed by lines of
+a ``feed`` until the client closes or sends anything more.  Clients are local
 tools that may be stuck or gone: each has a task, limits and deadlines of its
-own, and none can hold the daemon.  What the requests mean is the service's.
+own, and none can hold up the daemon.  The service's handlers know what the
+requests mean.
 """
 
 from __future__ import annotations
@@ -30,26 +31,26 @@ Handler = Callable[[dict[str, Any]], Awaitable[Mapping[str, Any]]]
 
 
 class Stream(NamedTuple):
-    """What a request for a stream gets: one answer, then lines as they come."""
+    """How a request for a stream is served: one answer, then lines as they come."""
 
     opening: Handler
     feed: Feed
 
 
-#: bytes of a request line: a snapshot of any state that 64 KiB commands lead to, and many times that
+#: bytes of a request line: many times a snapshot of any state that 64 KiB commands lead to
 MAX_LINE: Final = 2 << 20
-#: of them commas: a request has few values, of which one may be long.  A line of as many small ones as it
-#: has room for would take a second to read, and no client may have that of the guest's commands
+#: commas in a request line: a request has few values, one of which may be long.  A line full of small values
+#: would take a second to parse, and no client may hold up the guest's commands for that long
 MAX_COMMAS: Final = 100
 _CHUNK: Final = 64 << 10
-#: clients served at a time; one more is turned away
+#: clients served at a time; any more are turned away
 MAX_CLIENTS: Final = 16
-#: of those, how many may have a stream: they stay, and others want to ask too
+#: how many of them may have a stream: those stay connected, and others must be served too
 MAX_STREAMS: Final = 8
 #: seconds in which a client must send a whole line, and take a whole answer
 IDLE: Final = 30.0
 SEND: Final = 5.0
-#: seconds in which the last lines of a stream must be taken when the daemon ends
+#: seconds that a client has to take the last lines of its stream when the daemon ends
 PARTING: Final = 0.05
 
 # sysexits.h
@@ -81,7 +82,7 @@ class _Server:
                 try:
                     connection, _ = await listener.accept()
                 except OSError as error:
-                    # out of descriptors, mostly: wait for better times
+                    # mostly for lack of descriptors: wait for some to be closed
                     if not told:
                         self._log.emit("control.failed", reason=f"accept: {error.strerror}")
                     told = True
@@ -98,7 +99,7 @@ class _Server:
         reason = f"more than {MAX_CLIENTS} clients"
         self._log.emit("control.failed", reason=reason)
         with connection, suppress(OSError):
-            # a new socket has room for this
+            # the send buffer of a new socket has room for this
             await connection.send(_encoded({"error": reason, "exit_code": _BUSY}))
 
     async def _attend(self, stream: trio.SocketStream) -> None:
@@ -106,7 +107,7 @@ class _Server:
             try:
                 await self._converse(stream)
             except trio.BrokenResourceError:
-                pass  # the client is gone: its affair
+                pass  # the client is gone, which is fine
             except (_ClientError, trio.TooSlowError) as error:
                 reason = str(error) or f"a client did not take its answer in {SEND:g} s"
                 self._log.emit("control.failed", reason=reason)
@@ -128,7 +129,7 @@ class _Server:
             return
         self._streaming += 1
         try:
-            # what happens while the first answer is made belongs to the stream
+            # follow first, so that lines published while the answer is made are not missed
             with wanted.feed.follow() as follower:
                 answer = await self._answer(request)
                 await _send(stream, answer)
@@ -169,7 +170,7 @@ def _encoded(answer: Mapping[str, Any]) -> bytes:
 async def _pass_on(follower: Follower, stream: trio.SocketStream) -> None:
     """Send lines until the client is gone.
 
-    It may take as long as it likes: it loses lines, and nobody waits for it.
+    There is no deadline: a slow client loses lines, but nobody waits for it.
     """
     lines = b""
     with suppress(OSError):
@@ -179,25 +180,25 @@ async def _pass_on(follower: Follower, stream: trio.SocketStream) -> None:
                 while lines:
                     lines = lines[await stream.socket.send(lines) :]
         except trio.Cancelled:
-            # what a daemon says when it ends is worth a short wait
+            # the daemon's last lines are worth a short wait
             with trio.move_on_after(PARTING, shield=True), suppress(trio.BrokenResourceError):
                 await stream.send_all(lines + follower.waiting())
             raise
 
 
 async def _until_closed(stream: trio.SocketStream, scope: trio.CancelScope) -> None:
-    """End a stream as soon as its client closes or says something."""
+    """End a stream as soon as its client closes or sends something."""
     with suppress(trio.BrokenResourceError):
         await stream.receive_some(1)
     scope.cancel()
 
 
 class _ClientError(Exception):
-    """A client that is to be left."""
+    """A client broke the rules; its connection is closed."""
 
 
 async def _line(stream: trio.SocketStream, pending: bytearray) -> bytes | None:
-    """Next line without its end; None where the client has closed or is silent for too long."""
+    """Next line without its line break; None if the client has closed or was silent for too long."""
     line = None
     searched = 0
     with trio.move_on_after(IDLE):
@@ -215,7 +216,7 @@ async def _line(stream: trio.SocketStream, pending: bytearray) -> bytes | None:
 
 
 def _request(line: bytes) -> dict[str, Any] | None:
-    """A request object with its name as text, empty where there is none; None for what is no JSON."""
+    """A request object with its name, which is empty if there is none; None if the line is not JSON."""
     if line.count(b",") > MAX_COMMAS:
         return {"request": ""}
     try:

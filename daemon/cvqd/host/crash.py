@@ -1,21 +1,22 @@
-"""The daemon's last words where the processor stops it.
+"""The daemon's last words when a fatal signal stops it.
 
-A front-end may shrink a memory file that we have mapped; the next access is a
-SIGBUS, in the middle of an instruction, and no length that was checked before
-could prevent it.  There is nothing to go on with: the guest's memory is gone.
-But the log has to say so, because whoever reads "killed by signal 7" will look
-for a broken machine.
+A front-end may shrink a memory file that we have mapped.  The next access then
+raises SIGBUS, in the middle of an instruction, and no check of the length
+beforehand could prevent that.  The daemon cannot go on, because the guest's
+memory is gone.  But the log has to say so: "killed by signal 7" looks like
+broken hardware.
 
-A handler of Python's own never runs: it waits for the end of the instruction,
-which begins again, for ever.  So the C library calls us right away, on top of
-the interpreter that was interrupted.  That is sound for this signal only: it
-comes from an access to a mapping, in the one thread that touches guest memory,
-while no lock of the interpreter's is half taken.  We write one event, put the
-handler back that was there before and return into the same access, which now
-ends the process, with a traceback by ``faulthandler`` and its status intact.
+A signal handler written in Python would never run: the interpreter defers it to
+the end of the current bytecode, and the faulting instruction is retried for
+ever.  So the C library calls us directly, on top of the interrupted
+interpreter.  That is sound for this signal only: it comes from an access to a
+mapping, in the one thread that touches guest memory, while the interpreter
+holds no lock half taken.  We write one event, put the previous handler back and
+return to the same access, which now ends the process, with a traceback by
+``faulthandler`` and the right exit status.
 
-``faulthandler`` alone covers what else is fatal, the watchdog's SIGABRT
-included: where a stalled loop was standing is in its traceback.
+``faulthandler`` alone covers the other fatal signals, including the watchdog's
+SIGABRT: its traceback shows where a stalled loop was.
 """
 
 from __future__ import annotations
@@ -33,12 +34,12 @@ if TYPE_CHECKING:
 
 _Handler: Final = ctypes.CFUNCTYPE(None, ctypes.c_int)
 
-#: what the C library may call must not be collected
+#: keeps the callback alive, as the C library may call it at any time
 _kept: list[object] = []
 
 
 def explain(log: StructuredLog) -> None:
-    """From now on what kills the process is told to standard error, a lost mapping also as an event."""
+    """Report fatal signals on standard error from now on, a lost mapping also as an event."""
     faulthandler.enable()
     libc = ctypes.CDLL(None)
     libc.signal.argtypes = (ctypes.c_int, ctypes.c_void_p)
@@ -52,7 +53,7 @@ def explain(log: StructuredLog) -> None:
     try:
         handler = _Handler(on_bus_error)
     except MemoryError:
-        # a libffi that writes its own code, where nothing may: the traceback has to do
+        # libffi cannot make callbacks if it may not write executable code: the traceback has to suffice
         return
     _kept.append(handler)
     before = libc.signal(signal.SIGBUS, ctypes.cast(handler, ctypes.c_void_p))

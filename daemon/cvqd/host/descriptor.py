@@ -1,4 +1,4 @@
-"""An owned file descriptor: received from a peer, told apart by kind and identity, closed once."""
+"""An owned file descriptor: received from a peer, identified by kind and identity, closed once."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from cvqd.wire.vhost_user import DescriptorKind, FileIdentity
 
 
 class OwnedFd:
-    """Satisfies ``wire.vhost_user.FileDescriptor``; identity and kind are read when it is taken in.
+    """Satisfies ``wire.vhost_user.FileDescriptor``; identity and kind are read when it is received.
 
-    Who waits on the number under trio must have been told (``notify_closing``) before ``close``.
+    If a task waits on the number, call trio's ``notify_closing`` before ``close``.
     """
 
     __slots__ = ("_fd", "identity", "kind")
@@ -39,11 +39,11 @@ class OwnedFd:
 
     @property
     def closed(self) -> bool:
-        """Given back already."""
+        """Whether ``close`` was called."""
         return self._fd < 0
 
     def close(self) -> None:
-        """Give it back; harmless when repeated."""
+        """Close the descriptor; harmless when repeated."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
@@ -56,7 +56,7 @@ def _kind(fd: int, mode: int) -> DescriptorKind:
         return DescriptorKind.SOCKET
     if stat.S_ISFIFO(mode):
         return DescriptorKind.PIPE
-    # anonymous inodes have no type in st_mode; fs/eventfd.c names its own
+    # anonymous inodes have no type in st_mode, but fs/eventfd.c gives its own a name
     if str(Path(f"/proc/self/fd/{fd}").readlink()) == "anon_inode:[eventfd]":
         return DescriptorKind.EVENTFD
     return DescriptorKind.OTHER

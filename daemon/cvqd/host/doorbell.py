@@ -1,9 +1,9 @@
 """Eventfds: one owner each, and one place where a task waits for several.
 
 Waiting is edge-triggered and never reads the counter: every write to an
-eventfd is an edge, also when the counter was not zero, and the kernel's
-vhost leaves the counters alone in the same way (``drivers/vhost/vhost.c``).
-So a borrowed, shared or blocking descriptor needs no special care.
+eventfd is an edge, even if the counter was not zero.  The kernel's vhost does
+not read the counter either (``drivers/vhost/vhost.c``).  So a borrowed, shared
+or blocking descriptor needs no special care.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ ONE: Final = (1).to_bytes(8, "little")
 
 
 def ring(fd: int) -> None:
-    """Signal a doorbell that was lent: an eventfd, a socket or a pipe.
+    """Signal a borrowed doorbell: an eventfd, a socket or a pipe.
 
-    A full one is signalled already; behind one that is closed, not connected or
-    not for writing there is nobody, and whoever lent it has only itself to blame.
+    One that is full is signalled already.  If it is closed, not connected or not
+    writable, nobody listens, and that is the fault of whoever lent it.
     """
     try:
-        # who lent it shares the flag, and could have us wait for room
+        # the flag is shared with whoever lent it, who could have cleared it to make us block
         os.set_blocking(fd, False)
         os.write(fd, ONE)
     except OSError:
@@ -36,7 +36,7 @@ def ring(fd: int) -> None:
 
 
 def drain(fd: int) -> None:
-    """Forget how often an eventfd rang, so that the next ``DoorbellSet.add`` starts from silence."""
+    """Clear an eventfd's counter, so that ``DoorbellSet.add`` does not report earlier signals."""
     os.set_blocking(fd, False)
     with contextlib.suppress(BlockingIOError):
         os.eventfd_read(fd)
@@ -55,7 +55,7 @@ class Doorbell:
         return self._fd
 
     def ring(self) -> None:
-        """Signal whoever waits; a counter that is full says so already."""
+        """Signal whoever waits; if the counter is full, it is signalled already."""
         with contextlib.suppress(BlockingIOError):
             os.write(self._fd, ONE)
 
@@ -105,7 +105,7 @@ class DoorbellSet:
         return [fd for fd, _ in rung]
 
     def close(self) -> None:
-        """Wake a waiting task with ``trio.ClosedResourceError`` and let go of everything."""
+        """Wake a waiting task with ``trio.ClosedResourceError`` and stop watching everything."""
         if not self._epoll.closed:
             trio.lowlevel.notify_closing(self._epoll.fileno())
             self._epoll.close()

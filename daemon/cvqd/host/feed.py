@@ -1,9 +1,9 @@
-"""Lines for whoever follows an instance; nobody who follows can hold it.
+"""Lines for the followers of an instance, none of which can hold it up.
 
-Each follower has a queue of its own, bounded in bytes.  What does not fit is
-left out and counted, and a line ``{"lost": N}`` stands where the gap is.  A
-line is made once, however many follow, and not at all while nobody does:
-publishers look at ``followed`` first.
+Each follower has a queue of its own, bounded in bytes.  Lines that do not fit
+are dropped and counted, and a line ``{"lost": N}`` marks the gap.  A line is
+made once for all followers, and not at all while there are none: publishers
+check ``followed`` first.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import trio
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-#: bytes of lines that wait for one follower
+#: bytes of lines that may wait for one follower
 CAPACITY: Final = 1 << 20
 
 
@@ -33,7 +33,7 @@ class Feed:
         return bool(self._followers)
 
     def publish(self, line: bytes) -> None:
-        """Give a line, with its line break, to everybody; never blocks."""
+        """Give a line, including its line break, to every follower; never blocks."""
         for follower in self._followers:
             follower.put(line)
 
@@ -59,7 +59,7 @@ class Follower:
         self._news = trio.Event()
 
     def put(self, line: bytes) -> None:
-        """Queue a line, or count it."""
+        """Queue a line, or drop and count it."""
         if self._bytes + len(line) > self._capacity:
             self._lost += 1
             return
@@ -70,7 +70,7 @@ class Follower:
         self._news.set()
 
     async def take(self) -> bytes:
-        """All waiting lines; waits for one."""
+        """All waiting lines, as soon as there is one."""
         await self._news.wait()
         return self.waiting()
 
@@ -85,6 +85,6 @@ class Follower:
         return lines
 
     def _mark_gap(self) -> None:
-        """Say how many lines are missing here; so short that the capacity need not know."""
+        """Say how many lines are missing here; the mark is so short that it is not counted."""
         self._lines.append(b'{"lost":%d}\n' % self._lost)
         self._lost = 0

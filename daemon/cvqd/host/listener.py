@@ -1,10 +1,10 @@
-"""The vhost-user socket, our end: one front-end at a time, the others wait in the backlog.
+"""Our end of the vhost-user socket: one front-end at a time, others wait in the backlog.
 
-What a message means is ``core.session``'s; here are bytes, descriptors and the
-end of a connection.  Descriptors travel with the first byte of a header, and
-one greedy read merges a message without descriptors with its successor's (and
-a plain ``recv`` drops them), therefore: exactly twelve bytes, then exactly the
-payload.
+This file deals in bytes, descriptors and the end of a connection;
+``core.session`` knows what a message means.  Descriptors travel with the first
+byte of a header.  A greedy read could attach those of the next message to one
+that has none (and a plain ``recv`` drops them), so each read takes exactly the
+twelve bytes of the header, then exactly the payload.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ if TYPE_CHECKING:
 
 _ANCILLARY: Final = socket.CMSG_SPACE(MAX_DESCRIPTORS * array.array("i").itemsize)
 
-#: Seconds in which a reply must fit into the socket's buffer, which holds hundreds: a front-end that stands
-#: still asks nothing, so whoever fills it goes on asking and never reads.
+#: Seconds in which a reply must fit into the socket's buffer, which holds hundreds.  Only a front-end that
+#: keeps sending requests without reading the replies can fill it; one that is merely paused cannot.
 SEND: Final = 10.0
 
-#: A peer that vanishes with our reply unread resets the stream; that is an end like any other.
+#: A peer that closes with our reply unread resets the stream; that counts as an orderly end.
 _GONE: Final = (BrokenPipeError, ConnectionResetError)
 
 
 class Connection:
-    """One front-end's stream.  One task receives."""
+    """One front-end's stream.  Only one task may receive."""
 
     def __init__(self, stream: socket.socket) -> None:
         """Take over a connected stream socket."""
@@ -52,10 +52,10 @@ class Connection:
         self.close()
 
     async def receive(self) -> Message | None:
-        """Next whole message, None at an orderly end; its descriptors (``OwnedFd``) are the caller's.
+        """Next whole message, None at an orderly end; the caller owns its descriptors (``OwnedFd``).
 
-        FrontendError for everything that is no message: truncated, oversize, wrong flags,
-        descriptors in the wrong place or too many.  Nothing leaks then, nor on cancellation.
+        FrontendError for anything that is not a message: truncated, oversized, wrong flags,
+        descriptors in the wrong place or too many.  No descriptor leaks then, nor on cancellation.
         """
         descriptors: list[OwnedFd] = []
         try:
@@ -77,7 +77,7 @@ class Connection:
         return Message(header.request, header.flags, payload, tuple(descriptors))
 
     async def _read(self, size: int, name: str, descriptors: list[OwnedFd]) -> bytes:
-        """``size`` bytes, fewer at the end of the stream; what arrives with them goes to ``descriptors``."""
+        """``size`` bytes, fewer at the end of the stream; received descriptors go to ``descriptors``."""
         data = b""
         while len(data) < size:
             try:
@@ -108,7 +108,7 @@ class Connection:
             raise FrontendError("reply", f"the front-end has not read its answers for {SEND:g} s") from None
 
     def pending(self) -> bool:
-        """A message, or the stream's end, waits unread."""
+        """Whether a message, or the end of the stream, waits unread."""
         return bool(self._poll.poll(0))
 
     def close(self) -> None:
@@ -117,7 +117,7 @@ class Connection:
 
 
 def _take(name: str, ancillary: list[tuple[int, int, bytes]], descriptors: list[OwnedFd]) -> None:
-    """Own every received number, also when one of them cannot be examined."""
+    """Take over every received descriptor, even if one of them cannot be examined (FrontendError)."""
     strange: OSError | None = None
     for level, kind, data in ancillary:
         if (level, kind) != (socket.SOL_SOCKET, socket.SCM_RIGHTS):
@@ -134,7 +134,7 @@ def _take(name: str, ancillary: list[tuple[int, int, bytes]], descriptors: list[
 
 
 class Listener:
-    """Where front-ends come from: ``async with`` each Connection that ``accept`` returns."""
+    """Accepts front-ends; use each Connection that ``accept`` returns with ``async with``."""
 
     def __init__(self, ours: socket.socket) -> None:
         """Take over a Unix stream socket that listens (see ``host.unix_listener``) or is connected."""
@@ -149,7 +149,7 @@ class Listener:
     def from_descriptor(cls, fd: int) -> Self:
         """Take over an inherited descriptor, listening or already connected.
 
-        SocketError if it is no Unix stream socket, or neither of the two.
+        SocketError if it is not a Unix stream socket, or neither of the two.
         """
         place = f"fd {fd}"
         inherited = unix_listener.inherit(fd, place)
@@ -162,7 +162,7 @@ class Listener:
         return cls(inherited)
 
     async def accept(self) -> Connection | None:
-        """Next front-end; None when an inherited connection has been handed out and no other can come."""
+        """Next front-end; None if the one inherited connection has been handed out."""
         if self._bound is None:
             await trio.lowlevel.checkpoint()
             connected, self._connected = self._connected, None
@@ -171,7 +171,7 @@ class Listener:
             try:
                 stream, _ = await self._bound.accept()
             except ConnectionAbortedError:
-                continue  # it left while it waited
+                continue  # the client left while it waited
             return Connection(socket.socket(fileno=stream.detach()))
 
     def close(self) -> None:

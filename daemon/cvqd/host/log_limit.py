@@ -1,9 +1,9 @@
 """A limit on what a guest can make the daemon write.
 
 A guest may cause some events as fast as it can kick.  Each of them has a token
-bucket of its own: a long burst passes whole, a flood does not fill a disk, and
-what was left out is counted; ``logging`` tells the count.  Time is given, never
-asked for.
+bucket of its own: a long burst passes whole, and a flood does not fill the
+disk.  Lines that are left out are counted, and ``logging`` reports the count.
+The caller passes the time.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class GuestLimit:
     __slots__ = ("_cost", "_full", "_level", "_then", "left_out")
 
     def __init__(self, burst: int = BURST, rate: int = RATE) -> None:
-        # the level is kept in nanoseconds of refill, so that arithmetic stays whole
+        # the level is kept in nanoseconds of refill, so that integer arithmetic suffices
         self._cost = _NS // rate
         self._full = self._cost * burst
         self._level = self._full
@@ -32,7 +32,7 @@ class GuestLimit:
         self.left_out = 0
 
     def admits(self, now_ns: int) -> bool:
-        """Whether a line may pass at this moment (monotonic ns); counts it if not."""
+        """Whether a line may pass at this moment (monotonic ns); if not, it is counted."""
         level = min(self._level + now_ns - self._then, self._full)
         self._then = now_ns
         if level < self._cost:

@@ -1,15 +1,16 @@
-"""Lines to standard error that never wait for its reader.
+"""Lines to standard error, written without ever waiting for its reader.
 
-A pipe that nobody reads, a stopped terminal or a journal that is restarting
-must not hold the control queue.  So nothing is written unless it fits now; the
-rest waits in a bounded buffer, and what does not fit there is counted.  It
-knows no format: a line is bytes.
+A pipe that nobody reads, a stopped terminal or a restarting journal must not
+hold up the control queue.  So nothing is written unless it fits now; the rest
+waits in a bounded buffer, and what does not fit there is dropped and counted.
+It knows no format: a line is bytes.
 
-How "fits now" is known depends on the file.  A socket is told MSG_DONTWAIT.  A
-pipe that polls writable has a free page and takes up to PIPE_BUF bytes
-(pipe(7)), a terminal likewise for short writes; O_NONBLOCK would do better, but
-it belongs to the open file, which a shell and its children share.  A regular
-file is always writable.
+Whether bytes fit now is found out in a way that depends on the file.  For a
+socket MSG_DONTWAIT does it.  A pipe that polls as writable has a free page and
+takes up to PIPE_BUF bytes (pipe(7)), and a terminal takes short writes
+likewise; O_NONBLOCK would do better, but it is a flag of the open file
+description, which a shell and its children share.  A regular file is always
+writable.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ import trio
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-#: bytes of waiting lines; a busy second at debug level is about a third of it
+#: bytes of waiting lines; a busy second at debug level takes about a third of it
 CAPACITY: Final = 1 << 20
 
 #: what a writable pipe takes without blocking, limits.h
@@ -37,7 +38,7 @@ _PIPE_BUF: Final = select.PIPE_BUF
 class Sink:
     """Non-blocking writer of whole lines to a borrowed descriptor; for the thread of the event loop only.
 
-    ``on_drained`` is called when lines pass again after some were dropped.
+    ``on_drained`` is called when lines can be written again after some were dropped.
     """
 
     def __init__(self, fd: int = 2, *, capacity: int = CAPACITY) -> None:
@@ -49,7 +50,7 @@ class Sink:
         self._bytes = 0
         self._some_wait = trio.Event()
         self._gone = False
-        #: what was written last is the beginning of a line whose rest was dropped
+        #: the last write was the beginning of a line whose rest was dropped
         self._torn = False
         kind = os.fstat(fd).st_mode
         self._socket = socket.socket(fileno=os.dup(fd)) if stat.S_ISSOCK(kind) else None
@@ -71,7 +72,7 @@ class Sink:
         else:
             rest = line
         if rest is line and self._bytes + len(line) > self._capacity:
-            # what is in the buffer is older and stays: a story is read from its beginning
+            # the older lines in the buffer stay: a story is read from its beginning
             self.dropped += 1
             return
         self._waiting.append(rest)
@@ -79,7 +80,7 @@ class Sink:
         self._some_wait.set()
 
     def flush(self) -> bool:
-        """Write what fits now; whether nothing waits any more."""
+        """Write what fits now; True if nothing is left waiting."""
         while self._waiting:
             rest = self._write_now(self._waiting[0])
             self._bytes -= len(self._waiting[0]) - len(rest)
@@ -110,7 +111,7 @@ class Sink:
             self._socket.close()
 
     def _write_now(self, line: bytes) -> bytes:
-        """Write as much as fits; the rest of the line."""
+        """Write as much as fits; return the rest of the line."""
         if self._gone:
             self.dropped += 1
             return b""

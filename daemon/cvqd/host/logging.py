@@ -1,9 +1,9 @@
 """The log: events of the catalogue become lines on standard error.
 
-One JSON object a line; on a terminal, or when asked, the same for people.  The
-level is the catalogue's, so a call site names only what happened.  ``seq`` counts
-emitted lines: a gap is a lost line.  structlog renders for people and is loaded
-only for them; what becomes of the bytes is ``log_sink``'s.
+One JSON object per line, or on a terminal, or if configured, text for people.
+The catalogue has the levels, so a call site only says what happened.  ``seq``
+counts emitted lines: a gap means lost lines.  structlog renders text for people
+and is only loaded for that; ``log_sink`` writes the bytes.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ Line = dict[str, Any]
 
 SCHEMA: Final = 1
 
-#: a wall clock that is this far from where the monotonic one says was set, or the host slept
+#: if the wall clock moves this much against the monotonic one, it was set, or the host slept
 _STEP_NS: Final = 1_000_000_000
 
-#: seconds after which a guest's lines that were left out are told; a count for each line that still passes
+#: seconds between reports of lines that were left out: a report with each line that still passes
 #: would be a flood of its own
 _ACCOUNT: Final = 1.0
 
 LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
-#: sd-daemon(3): the number that begins a line is its syslog priority
+#: sd-daemon(3): a line may begin with its syslog priority
 _PRIORITIES: Final = {"debug": b"<7>", "info": b"<6>", "warning": b"<4>", "error": b"<3>"}
 
 
@@ -72,11 +72,11 @@ class StructuredLog:
         colours = colour.wanted(terminal=terminal)
         self._render = for_people(colors=colours) if format == "console" else to_json
         self._prefixes = _PRIORITIES if format == "json" and journal_reads(sink.fd) else {}
-        #: events by name, also those that were not written
+        #: events by name, including those that were not written
         self.counts: Final = Counter[str]()
         #: lines left out because a guest caused too many
         self.limited = 0
-        #: the lines that are written, as JSON, for whoever asks
+        #: the lines that are written, as JSON, for followers
         self.feed: Final = Feed()
         self._dropped = 0
         self._limits: Final = {name: GuestLimit() for name, event in CATALOGUE.items() if event.guest}
@@ -138,7 +138,7 @@ class StructuredLog:
         self._device = device
 
     async def flush_task(self) -> None:
-        """Write what standard error takes when it does, tell what was left out; runs until cancelled."""
+        """Write waiting lines and report lines that were left out; runs until cancelled."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._sink.flush_task)
             while True:
@@ -148,7 +148,7 @@ class StructuredLog:
                 self._tell_left_out()
 
     def close(self, *, timeout: float = 0.2) -> None:
-        """Give buffered lines a last chance of ``timeout`` seconds."""
+        """Try to write buffered lines for at most ``timeout`` seconds."""
         self._tell_left_out()
         self._sink.close(timeout=timeout)
 
@@ -170,7 +170,7 @@ class Clock:
         self._second = 0
         self._date = ""
         self._apart = time.time_ns() - time.monotonic_ns()
-        #: seconds by which the wall clock was set since ``timestamp`` saw it before, 0 if it was not
+        #: seconds by which the wall clock was set between the last two calls of ``timestamp``, else 0
         self.stepped = 0.0
 
     def timestamp(self, mono_ns: int) -> str:
@@ -179,7 +179,7 @@ class Clock:
         apart = now - mono_ns
         if not -_STEP_NS < apart - self._apart < _STEP_NS:
             self.stepped = (apart - self._apart) / 1e9
-        # from line to line: a clock that is slewed drifts as far in a day
+        # compare with the last line, not with the first: a clock that is slewed drifts as far within a day
         self._apart = apart
         milliseconds = now // 1_000_000
         second, rest = divmod(milliseconds, 1000)
@@ -198,14 +198,14 @@ def to_json(line: Line) -> str:
 
 
 def for_people(*, colors: bool) -> Callable[[Line], str]:
-    """What a terminal need not show is left out; fields stay in the order of the catalogue."""
-    # 50 ms of imports that a daemon with a log file does without
+    """Renderer of text; leaves out what people need not see, and keeps the catalogue's order of fields."""
+    # 50 ms of imports, which a daemon that logs JSON can do without
     import structlog  # noqa: PLC0415
 
     renderer = structlog.dev.ConsoleRenderer(colors=colors, sort_keys=False)
 
     def render(line: Line) -> str:
-        # a terminal has one daemon, and that one instance
+        # a terminal shows one daemon, which has one instance
         for key in ("schema", "mono_ns", "seq", "run_id", "instance", "device"):
             del line[key]
         for key, value in line.items():
@@ -218,6 +218,6 @@ def for_people(*, colors: bool) -> Callable[[Line], str]:
 
 
 def journal_reads(fd: int) -> bool:
-    """Whether the descriptor is the journal's: JOURNAL_STREAM is ``device:inode``, systemd.exec(5)."""
+    """Whether the descriptor leads to the journal: JOURNAL_STREAM is ``device:inode``, systemd.exec(5)."""
     status = os.fstat(fd)
     return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"

@@ -1,8 +1,8 @@
-"""What the service manager is told: the datagrams of sd_notify(3), and how often it wants to hear.
+"""Messages to the service manager: the datagrams of sd_notify(3), and how often it wants a sign of life.
 
-Outside a service nobody asked, and every message is dropped in silence.  A
-manager that does not take one is told to the log and to nobody else: the
-guest's network does not depend on it.
+Outside a service there is no manager, and every message is dropped silently.
+If a manager does not take a message, that is only logged: the guest's network
+does not depend on it.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
     from cvqd.events import EventLog
 
-#: seconds in which the manager takes a message; its queue is short while it is busy
+#: seconds that the manager has to take a message; its queue is short and fills while it is busy
 _PATIENCE: Final = 5.0
 
 
 class Notifier:
-    """One end of the notification socket; ``address`` is a path, or ``@`` and an abstract name.
+    """Our end of the notification socket; ``address`` is a path, or ``@`` and an abstract name.
 
-    ``watchdog`` is the time in seconds within which the manager wants a sign of life, None if it does not.
+    ``watchdog`` is the time in seconds within which the manager wants a sign of life, None if it wants none.
     """
 
     def __init__(self, address: str | None, log: EventLog, *, watchdog: float | None = None) -> None:
@@ -36,12 +36,12 @@ class Notifier:
         if address is None:
             return
         self._socket = trio.socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        # kept as it is named: what becomes of it is known when it is told something
+        # not connected yet: whether the address works shows with the first message
         self._address = f"\0{address[1:]}" if address.startswith("@") else address
 
     @classmethod
     def from_environment(cls, environment: MutableMapping[str, str], log: EventLog) -> Notifier:
-        """As the manager asks for it; the variables are taken out, they are not for our children."""
+        """The notifier that the environment asks for; removes the variables, which are not for children."""
         address = environment.pop("NOTIFY_SOCKET", None)
         every = environment.pop("WATCHDOG_USEC", "")
         # sd_watchdog_enabled(3): a variable that was inherited by mistake names another process
@@ -50,7 +50,7 @@ class Notifier:
         return cls(address, log, watchdog=int(every) / 1e6 if asked and address else None)
 
     async def ready(self) -> None:
-        """The service does its work from now on, after its start or a reload."""
+        """The service is up, after its start or after a reload."""
         await self._tell("READY=1")
 
     async def status(self, status: str) -> None:

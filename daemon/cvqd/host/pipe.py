@@ -1,10 +1,11 @@
-"""Bytes through a pipe that a peer handed over, as many as they are, however slow the peer.
+"""Transfers of any size through a pipe that a peer handed over, however slow the peer.
 
-The descriptor may be a socket as well.  It is waited for, never blocked on; a peer that makes no progress
-for ``patience`` seconds is given up.
+The descriptor may also be a socket.  A transfer never blocks the event loop, and
+it fails if the peer makes no progress for ``patience`` seconds.
 
-Whether a call waits is a flag of what the peer's descriptor and ours both refer to, not ours alone: the peer
-may change it, and trio's ``FdStream`` would, when it is closed under another transfer through the same pipe.
+O_NONBLOCK is a flag of the open file description, which the peer shares: the
+peer may change it, and trio's ``FdStream`` would, if it were closed during
+another transfer through the same pipe.  So it is set before every call.
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 
-#: bytes at a time: as many as every pipe takes at once, ``PIPE_BUF``
+#: bytes that are written at a time: as many as every pipe takes whole, ``PIPE_BUF``
 _PIECE: Final = 4096
 #: bytes that are read at a time: what a pipe holds by default
 _READ: Final = 64 << 10
 
 
 async def write_all(fd: int, data: bytes, patience: float) -> None:
-    """Write everything; ``fd`` stays open.  OSError where the peer has not taken it."""
+    """Write everything; ``fd`` stays open.  OSError if the peer does not take it."""
     view = memoryview(data)
     at = 0
     while at < len(view):
@@ -45,7 +46,7 @@ async def write_all(fd: int, data: bytes, patience: float) -> None:
 
 
 async def read_all(fd: int, most: int, patience: float) -> bytes:
-    """Everything until the end; ``fd`` stays open.  OSError where it does not come."""
+    """Read to the end, ``most`` bytes at most; ``fd`` stays open.  OSError if the end does not come."""
     data = bytearray()
     while True:
         try:
@@ -62,7 +63,7 @@ async def read_all(fd: int, most: int, patience: float) -> bytes:
 
 
 async def _when(wait: Callable[[int], Awaitable[None]], fd: int, act: Callable[[], Result]) -> Result:
-    """What ``act`` returns, as soon as it need not wait."""
+    """The result of ``act``, which is called whenever ``fd`` is ready until it need not wait."""
     await trio.lowlevel.checkpoint()
     while True:
         os.set_blocking(fd, False)

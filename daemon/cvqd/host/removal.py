@@ -1,7 +1,7 @@
-"""Noticing that the node of an open device has gone.
+"""Noticing that the node of an open device is gone.
 
-The kernel takes the node away first and then waits, inside whoever asked for
-the removal, until the device is closed (``vhost_vdpa_remove`` in
+The kernel deletes the node first and then blocks the process that asked for the
+removal until the device is closed (``vhost_vdpa_remove`` in
 ``drivers/vhost/vdpa.c``).  So the directory is watched with inotify(7), which
 costs nothing while nobody deletes anything there.  This file must not know
 what follows from a removal.
@@ -30,17 +30,17 @@ _EVENT: Final = struct.Struct("=iIII")
 
 
 async def wait_removed(path: str) -> None:
-    """Return when there is no node at ``path`` any more, at once if there is none; OSError without inotify.
+    """Return when the node at ``path`` is gone, at once if there is none; OSError without inotify.
 
-    A link is followed once, now: the node it leads to is the one that is watched.
+    A symbolic link is followed once, now: the node to which it leads is watched.
     """
     node = _resolved(path)
     watch = _watch(node.parent)
     try:
-        # watched before it is looked at, so that no removal falls in between
+        # the watch comes first, so that no removal can fall in between
         while _exists(node):
             await trio.lowlevel.wait_readable(watch)
-            # one that is there again is another device
+            # even if the node exists again by now, it is another device
             if node.name in _names(os.read(watch, 1 << 16)):
                 return
     finally:
@@ -70,7 +70,7 @@ def _watch(directory: Path) -> int:
 
 
 def _names(events: bytes) -> Iterator[str]:
-    """What was deleted; an event that says that others were lost has an empty name."""
+    """Names of deleted files; the event that reports lost events has an empty name."""
     place = 0
     while place < len(events):
         *_, length = _EVENT.unpack_from(events, place)

@@ -1,7 +1,7 @@
-"""Memory that is shared: guest regions from a front-end, and cvqd's own sealed shadow memory.
+"""Shared memory: guest regions from a front-end, and cvqd's own sealed shadow memory.
 
-A mapping lives as long as anything views it: nobody unmaps under a view,
-dropping the last reference does.
+A mapping lives as long as anything views it: it is unmapped when the last
+reference is dropped, never explicitly.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class SharedMemory:
     __slots__ = ("_map", "address", "view")
 
     def __init__(self, fd: int, size: int, offset: int = 0) -> None:
-        # huge-page files want their own alignment and say it in st_blksize
+        # files on hugetlbfs need the alignment that st_blksize tells
         unit = max(mmap.PAGESIZE, os.fstat(fd).st_blksize)
         begin = offset - offset % unit
         self._map = mmap.mmap(fd, offset - begin + size, mmap.MAP_SHARED, offset=begin)
@@ -60,8 +60,8 @@ def create(name: str, size: int) -> SharedMemory:
 def map_guest(request: str, fd: int, size: int, offset: int) -> SharedMemory:
     """Map ``size`` bytes of a front-end's memory file from ``offset``.
 
-    FrontendError, blaming ``request``, where the file is shorter than claimed
-    or cannot be mapped: touching such a mapping would kill the process.
+    FrontendError, blaming ``request``, if the file cannot be mapped or is shorter
+    than claimed: an access beyond its end would kill the process.
     """
     length = os.fstat(fd).st_size
     if length < offset + size:
@@ -79,7 +79,7 @@ def _no_fence() -> None:
 
 
 def _locked_instruction() -> None:
-    """On x86-64 any locked instruction also orders a store before a load; a lock's is the cheapest here."""
+    """On x86-64 any locked instruction also orders a store before a load; taking a lock is the cheapest."""
     with _lock:
         pass
 
@@ -88,8 +88,8 @@ def _membarrier() -> None:
     _syscall(_SYS_MEMBARRIER[platform.machine()], _MEMBARRIER_GLOBAL_EXPEDITED, 0, 0)
 
 
-# ``fence`` orders loads with loads and stores with stores.  ``full_fence`` is for whoever says what it
-# waits for and then looks once more, which is a store before a load.
+# ``fence`` orders loads with loads and stores with stores.  ``full_fence`` also orders a store before a
+# load, as is needed to publish an event index and then look at the ring once more.
 if platform.machine() == "x86_64":
     _lock = threading.Lock()
     fence = _no_fence

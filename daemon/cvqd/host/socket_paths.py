@@ -1,6 +1,6 @@
 """Where the sockets of an instance are unless its configuration says otherwise.
 
-Verbs that ask a running instance read this: it imports nothing.
+It imports nothing, so that verbs that talk to a running instance start fast.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Final
 #: made by systemd/tmpfiles.conf
 DIRECTORY: Final = "/run/cvqd"
 
-#: ends the name of a control socket
+#: suffix of a control socket's name
 CONTROL: Final = ".control"
 
 

@@ -1,10 +1,10 @@
-"""The file that a state log lies in: mapped, of full size before it is used, and nobody else's.
+"""The file that holds a state log: mapped, allocated in full before it is used, and locked.
 
-What is stored in the mapping survives this process, also a SIGKILL, because the
-page cache is the kernel's.  It is not written out on purpose: no guest outlives
-its host.  A file system that copies on write may still run out of room under a
-mapping (posix_fallocate(3) reserves what is overwritten in place); the state
-directory is to be on one that does not, or on tmpfs.
+What is stored in the mapping survives this process, even a SIGKILL, because the
+page cache belongs to the kernel.  It is deliberately not synced to disk, since
+no guest outlives its host.  A copy-on-write file system may still run out of
+room under a mapping (posix_fallocate(3) reserves room for writes in place
+only); the state directory should be on another one, or on tmpfs.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from cvqd.errors import StateError
 from cvqd.wire.state_log import MAX_LOG
 
 NAME: Final = "state.log"
-#: where the next file is made, and where one goes that could not be read
+#: name of a new file until ``install``, and of a file that ``set_aside`` has kept
 _NEXT: Final = "state.log.next"
 _REFUSED: Final = "state.log.refused"
 _BOOT_ID: Final = "/proc/sys/kernel/random/boot_id"
 
 
 class StateFile:
-    """``directory`` is made if need be and locked until ``close``; StateError where it cannot be used."""
+    """``directory`` is made if need be and locked until ``close``; StateError if it cannot be used."""
 
     def __init__(self, directory: str) -> None:
         self.directory = directory
@@ -47,7 +47,7 @@ class StateFile:
             _refuse(directory, error)
 
     def read(self) -> bytes | None:
-        """What the file holds, None where there is none."""
+        """Content of the file, None if there is none."""
         try:
             with self._open(NAME, os.O_RDONLY) as file:
                 found = os.fstat(file.fileno())
@@ -60,7 +60,7 @@ class StateFile:
             _refuse(self.path, error)
 
     def create(self, size: int) -> memoryview:
-        """A new file of zeroes, with room for every one of its bytes; ``install`` gives it its name."""
+        """A new, fully allocated file of zeroes; ``install`` gives it its name."""
         try:
             with suppress(FileNotFoundError):
                 os.unlink(_NEXT, dir_fd=self._directory)
@@ -70,14 +70,14 @@ class StateFile:
             _refuse(self.path, error)
 
     def install(self) -> None:
-        """Put the file made last in the place of what was there."""
+        """Replace the old file, if any, by the one that ``create`` made."""
         try:
             os.rename(_NEXT, NAME, src_dir_fd=self._directory, dst_dir_fd=self._directory)
         except OSError as error:
             _refuse(self.path, error)
 
     def set_aside(self) -> str:
-        """Keep a file that cannot be used for whoever wants to look at it; its new path."""
+        """Rename a file that cannot be used, so that it can be examined later; its new path."""
         try:
             os.rename(NAME, _REFUSED, src_dir_fd=self._directory, dst_dir_fd=self._directory)
         except OSError as error:
@@ -85,7 +85,7 @@ class StateFile:
         return f"{self.directory}/{_REFUSED}"
 
     def close(self) -> None:
-        """Let others have the directory; a mapping stays as long as anything views it."""
+        """Unlock the directory; a mapping stays as long as anything views it."""
         os.close(self._directory)
 
     def _open(self, name: str, flags: int) -> _File:
@@ -93,7 +93,7 @@ class StateFile:
         return _File(os.open(name, flags, 0o600, dir_fd=self._directory))
 
     def _map(self, fd: int, size: int) -> memoryview:
-        # a hole would be filled when it is touched, and a full disk would then be a SIGBUS
+        # a hole would be allocated only when it is touched, and on a full disk that raises SIGBUS
         os.posix_fallocate(fd, 0, size)
         mapping = mmap.mmap(fd, size, mmap.MAP_SHARED)
         mapping.madvise(mmap.MADV_DONTFORK)
@@ -120,10 +120,10 @@ class _File:
 
 
 def boot_id() -> bytes:
-    """16 bytes, another at each boot of the host; zeroes where /proc does not show it.
+    """16 bytes that differ for each boot of the host; zeroes if /proc does not show them.
 
-    A unit with ``ProcSubset=pid`` hides it.  Then a log of an earlier boot is not told apart from one of
-    this boot, and the rings tell: no driver that runs was there before.
+    A unit with ``ProcSubset=pid`` hides them.  Then a log of an earlier boot cannot be told from one of
+    this boot, but the rings show it: after a boot every driver starts with rings that were never used.
     """
     try:
         fd = os.open(_BOOT_ID, os.O_RDONLY | os.O_CLOEXEC)

@@ -1,8 +1,8 @@
 """Listening Unix sockets in the file system.
 
-They are made without a moment of wider permission than configured and without
-touching the process's umask, and are removed by whoever made them; those that
-were inherited are somebody else's and stay.
+They are made without a moment of wider permissions than configured and without
+changing the process's umask.  Sockets made here are removed here; inherited
+ones belong to somebody else and stay.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
 def bind(path: str, mode: int, *, backlog: int = 8) -> Iterator[socket.socket]:
     """Non-blocking listening stream socket at ``path``; closed and unlinked at the end.
 
-    A stale socket file is replaced; one that somebody listens on is not, nor
-    any other kind of file.  SocketError where the socket cannot be made.
+    A stale socket file is replaced, but neither a socket on which somebody
+    listens nor any other kind of file.  SocketError if the socket cannot be made.
     """
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     with listener:
         try:
             _remove_stale(path)
-            # the file gets the socket's own mode, less the umask (net/unix/af_unix.c unix_bind_bsd):
-            # closed to all others until it has the mode that was asked for
+            # the file gets the socket's own mode, less the umask (net/unix/af_unix.c unix_bind_bsd),
+            # so nobody else can connect until the configured mode is set
             os.fchmod(listener.fileno(), 0o600)
             listener.bind(path)
             made = os.lstat(path)
@@ -46,7 +46,7 @@ def bind(path: str, mode: int, *, backlog: int = 8) -> Iterator[socket.socket]:
 
 
 def inherit(fd: int, place: str) -> socket.socket:
-    """Take over an inherited Unix stream socket; ``place`` names it in a SocketError if it is none."""
+    """Take over an inherited Unix stream socket; SocketError naming ``place`` if it is not one."""
     try:
         inherited = socket.socket(fileno=fd)
     except OSError as error:
@@ -60,7 +60,7 @@ def inherit(fd: int, place: str) -> socket.socket:
 
 
 def listens(ours: socket.socket) -> bool:
-    """Whether front-ends can connect to it."""
+    """Whether it is a listening socket."""
     return bool(ours.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
 
 

@@ -1,14 +1,14 @@
 """The kernel's vhost-vdpa character device, one method per ioctl.
 
 Satisfies ``core.device.VdpaDevice``.  Calls that answer from memory are made in
-the event loop, and so are those about one ring, which take a command of the
-firmware on some devices (mlx5_vdpa) while the guest waits for them anyway.
-Those that may take long (mapping, status, suspend, resume, open, close) go to
-a thread, one after the other, so that a descriptor is never closed under a
-call.  Who is cancelled makes the call all the same: one that was
-left out would leave the caller's record of the device wrong.
+the event loop, and so are those on single rings: on some devices (mlx5_vdpa)
+they take a firmware command, but the guest has to wait for them anyway.  Calls
+that may take long (mapping, status, suspend, resume, open, close) go to a
+thread, one at a time, so that the descriptor is never closed during a call.
+They are made even if the caller is cancelled, as otherwise the caller's record
+of the device would be wrong.
 Source: Linux ``drivers/vhost/vdpa.c`` and ``vhost.c``.
-It must not know why a call is made or in which order.
+This file must not know why a call is made or in which order.
 """
 
 from __future__ import annotations
@@ -56,14 +56,14 @@ class CharDevice:
 
     Every method raises DeviceError with the ioctl's name, its arguments, the
     kernel's errno and what is known of the cause; EBADF after ``aclose``.
-    A vring ioctl with an index behind the last ring is ENOBUFS, one from a
-    process that did not open the device EPERM.
+    A vring ioctl fails with ENOBUFS for an index beyond the last ring, and with
+    EPERM in a process that did not open the device.
     """
 
     kind: Final = "vhost-vdpa"
 
     def __init__(self, path: str, fd: int) -> None:
-        """Take over an open, owned descriptor; for callers outside tests there is ``open``."""
+        """Take over an open, owned descriptor; callers other than tests use ``open``."""
         self.path: Final = path
         self._fd = fd
         self._long_call = trio.Lock()
@@ -72,7 +72,7 @@ class CharDevice:
 
     @classmethod
     async def open(cls, path: str) -> Self:
-        """``open`` and ``VHOST_SET_OWNER``: the device is reset and ours, or UnavailableError."""
+        """``open`` and ``VHOST_SET_OWNER``: reset and own the device; UnavailableError if that fails."""
         fd = await trio.to_thread.run_sync(open_node, path)
         try:
             return cls(path, fd)
@@ -89,7 +89,7 @@ class CharDevice:
         return self._get(Ioctl.VHOST_GET_FEATURES, U64)
 
     async def set_features(self, features: int) -> None:
-        """``VHOST_SET_FEATURES`` (u64): EBUSY after FEATURES_OK, EINVAL whatever the device's objection."""
+        """``VHOST_SET_FEATURES`` (u64): EBUSY after FEATURES_OK, EINVAL if the device refuses them."""
         self._call(Ioctl.VHOST_SET_FEATURES, U64.pack(features), f"{features:#x}")
 
     async def get_backend_features(self) -> int:
@@ -143,7 +143,7 @@ class CharDevice:
     async def get_vring_size(self, index: int) -> int:
         """``VHOST_VDPA_GET_VRING_SIZE`` (``vhost_vring_state``): size of one ring.
 
-        EOPNOTSUPP where the device does not say, ENOTTY before Linux 6.9.
+        EOPNOTSUPP if the device does not report it, ENOTTY before Linux 6.9.
         """
         return self._vring_query(Ioctl.VHOST_VDPA_GET_VRING_SIZE, index)
 
@@ -162,7 +162,7 @@ class CharDevice:
     async def get_vring_group(self, index: int) -> int:
         """``VHOST_VDPA_GET_VRING_GROUP`` (``vhost_vring_state``): the ring's group.
 
-        EOPNOTSUPP where the device has no groups, EIO where it reports one that does not exist.
+        EOPNOTSUPP if the device has no groups, EIO if it reports one that does not exist.
         """
         return self._vring_query(Ioctl.VHOST_VDPA_GET_VRING_GROUP, index)
 
@@ -177,7 +177,7 @@ class CharDevice:
         """``VHOST_VDPA_SET_GROUP_ASID`` (``vhost_vring_state``: index = group, num = address space).
 
         ENOBUFS for a group at or above the number of *rings*, EINVAL for no such group or address space,
-        EOPNOTSUPP without groups, EBUSY with DRIVER_OK since Linux 7.0.  Every reset returns it to 0.
+        EOPNOTSUPP without groups, EBUSY with DRIVER_OK since Linux 7.0.  Every reset sets it back to 0.
         """
         argument = VRING_STATE.pack(group, asid)
         self._call(Ioctl.VHOST_VDPA_SET_GROUP_ASID, argument, f"group={group}, asid={asid}")
@@ -189,24 +189,24 @@ class CharDevice:
     async def set_vring_num(self, index: int, num: int) -> None:
         """``VHOST_SET_VRING_NUM`` (``vhost_vring_state``): a power of two up to 32768, else EINVAL.
 
-        Only Linux 7 compares with the device's maximum.
+        Only Linux 7 checks it against the device's maximum.
         """
         self._call(Ioctl.VHOST_SET_VRING_NUM, VRING_STATE.pack(index, num), f"index={index}, num={num}")
 
     async def set_vring_addr(self, index: int, addresses: RingAddresses) -> None:
         """``VHOST_SET_VRING_ADDR`` (``vhost_vring_addr``): addresses in the space of the ring's group.
 
-        Not looked up here.  EINVAL if misaligned (available 2, used 4), or (Linux 6.12) with DRIVER_OK set
-        and not suspended.
+        They are not translated yet.  EINVAL if misaligned (available 2, used 4), or (Linux 6.12) with
+        DRIVER_OK set and not suspended.
         """
         argument = encode_ring_addresses(index, addresses)
         shown = ", ".join(f"{name}={value:#x}" for name, value in addresses._asdict().items())
         self._call(Ioctl.VHOST_SET_VRING_ADDR, argument, f"index={index}, {shown}")
 
     async def set_vring_base(self, index: int, base: int) -> None:
-        """``VHOST_SET_VRING_BASE`` (``vhost_vring_state``): split ring, the next available index.
+        """``VHOST_SET_VRING_BASE`` (``vhost_vring_state``): for a split ring the next available index.
 
-        EINVAL above 65535, or when ``set_vring_addr`` would be.
+        EINVAL above 65535, or with DRIVER_OK as for ``set_vring_addr``.
         """
         self._call(Ioctl.VHOST_SET_VRING_BASE, VRING_STATE.pack(index, base), f"index={index}, base={base}")
 
@@ -215,9 +215,9 @@ class CharDevice:
         return self._vring_query(Ioctl.VHOST_GET_VRING_BASE, index)
 
     async def set_vring_kick(self, index: int, fd: int) -> None:
-        """``VHOST_SET_VRING_KICK`` (``vhost_vring_file``): polled from now on and never read.
+        """``VHOST_SET_VRING_KICK`` (``vhost_vring_file``): the kernel polls the eventfd but never reads it.
 
-        One that is already signalled kicks at once.  EBADF, or EINVAL for another kind of file.
+        An eventfd that is already signalled kicks at once.  EBADF, or EINVAL for another kind of file.
         """
         self._bind(Ioctl.VHOST_SET_VRING_KICK, index, fd)
 
@@ -229,15 +229,15 @@ class CharDevice:
         self._bind(Ioctl.VHOST_SET_VRING_CALL, index, fd)
 
     async def set_vring_enable(self, index: int, *, enable: bool) -> None:
-        """``VHOST_VDPA_SET_VRING_ENABLE`` (``vhost_vring_state``): forwarded without a check.
+        """``VHOST_VDPA_SET_VRING_ENABLE`` (``vhost_vring_state``): passed to the device without a check.
 
-        Enabling after DRIVER_OK is only dependable with ENABLE_AFTER_DRIVER_OK.
+        Enabling after DRIVER_OK is reliable only with ENABLE_AFTER_DRIVER_OK.
         """
         argument = VRING_STATE.pack(index, enable)
         self._call(Ioctl.VHOST_VDPA_SET_VRING_ENABLE, argument, f"index={index}, enable={int(enable)}")
 
     async def suspend(self) -> None:
-        """``VHOST_VDPA_SUSPEND``: rings stop, their state is kept; no effect before DRIVER_OK.
+        """``VHOST_VDPA_SUSPEND``: stop the rings and keep their state; no effect before DRIVER_OK.
 
         EOPNOTSUPP without the backend feature.
         """
@@ -250,15 +250,15 @@ class CharDevice:
     async def iotlb(self, asid: int, messages: Sequence[IotlbMessage]) -> None:
         """One ``write`` of ``struct vhost_msg_v2`` per message, all in one thread hop.
 
-        The first that fails is EFAULT, whatever the cause (EINVAL for a map of size 0).  Those before it
-        stay, and so does an open batch: end it before another address space is touched.  An address
-        space other than 0 is refused here unless IOTLB_ASID is acknowledged, because the kernel would
-        map into 0 without a word.  In VA mode it skips memory that is not shared, also without a word.
+        The first failure raises EFAULT, whatever the cause (EINVAL for a map of size 0).  Messages before it
+        stay in effect, and an open batch stays open: end it before another address space is used.  An
+        address space other than 0 is refused here unless IOTLB_ASID is acknowledged, because the kernel
+        would silently use 0.  In VA mode the kernel also silently skips memory that is not shared.
         """
         await self._in_thread(lambda: self._write(asid, messages))
 
     async def aclose(self) -> None:
-        """Close: the device is reset, forgets all mappings and is free for another."""
+        """Close: the device is reset, forgets all mappings and can be opened by others."""
         with trio.CancelScope(shield=True):
             async with self._long_call:
                 if self._fd < 0:

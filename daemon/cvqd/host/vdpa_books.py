@@ -1,10 +1,10 @@
-"""What we asked the kernel to map, kept to explain its EFAULT.
+"""A record of what the kernel has mapped, kept to explain its EFAULT.
 
-vhost-vdpa answers every IOTLB failure with EFAULT.  These books follow the
+vhost-vdpa answers every IOTLB failure with EFAULT.  These books record the
 messages that succeeded and repeat the kernel's checks in the kernel's order
 (``vhost_vdpa_process_iotlb_msg`` and ``vhost_vdpa_process_iotlb_update`` in
-``drivers/vhost/vdpa.c``) to say which one it was.  They survive a reset, as the
-kernel's own table does, and make no decision.
+``drivers/vhost/vdpa.c``) to find out which one failed.  They survive a reset, as
+the kernel's own table does, and decide nothing.
 """
 
 from __future__ import annotations
@@ -49,14 +49,14 @@ class MappingBooks:
         return len(self._mapped.get(asid, []))
 
     def record(self, asid: int, message: IotlbMessage) -> None:
-        """Note a message that the kernel took."""
+        """Record a message that the kernel accepted."""
         match message:
             case Map(iova=iova, size=size):
                 insort(self._mapped.setdefault(asid, []), _Entry(iova, iova + size - 1))
             case Unmap(iova=iova, size=size):
                 last = iova + size - 1
                 entries = self._mapped.setdefault(asid, [])
-                # an entry goes whole if it shares a byte with the range
+                # an entry is removed whole if it shares a byte with the range
                 entries[:] = [entry for entry in entries if entry.iova > last or entry.last < iova]
             case BatchMark.BEGIN:
                 self._mapped.setdefault(asid, [])
@@ -102,7 +102,7 @@ class MappingBooks:
     def _overlapping(self, asid: int, iova: int, last: int) -> _Entry | None:
         entries = self._mapped.get(asid, [])
         place = bisect_right(entries, _Entry(last, last))
-        # the table has no overlaps, so only the nearest entry from below can reach in
+        # the entries do not overlap, so of those below only the nearest can reach into the range
         candidates = entries[max(place - 1, 0) : place + 1]
         return next((entry for entry in candidates if entry.iova <= last and entry.last >= iova), None)
 
@@ -115,7 +115,7 @@ def _entry_limit() -> int:
 
 
 def _memlock(message: Map) -> str:
-    """Devices that work on physical addresses pin every page against ``RLIMIT_MEMLOCK``."""
+    """The cause if it is ``RLIMIT_MEMLOCK``, against which devices that use physical addresses pin pages."""
     limit, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
     if limit == resource.RLIM_INFINITY:
         return ""

@@ -1,8 +1,8 @@
 """What an errno of vhost-vdpa means, and how a call is spelt in an error.
 
-The kernel's numbers are few and its reasons many; where one call has one
-reason for a number it is written here.  Source: ``drivers/vhost/vdpa.c`` and
-``vhost.c``.  IOTLB messages only ever fail with EFAULT: ``vdpa_books`` knows.
+The kernel has few numbers for many reasons.  If there is only one reason for a
+number from a call, it is listed here.  Source: ``drivers/vhost/vdpa.c`` and
+``vhost.c``.  IOTLB messages only ever fail with EFAULT, see ``vdpa_books``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from cvqd.wire.vhost_vdpa_ioctl import Ioctl
 if TYPE_CHECKING:
     from cvqd.wire.vhost_vdpa import IotlbMessage
 
-# what an errno means where the kernel has one reason for it
+# meaning of an errno from one call
 _CAUSES: Final[dict[tuple[Ioctl, int], str]] = {
     (Ioctl.VHOST_SET_FEATURES, errno.EBUSY): "FEATURES_OK is set",
     (Ioctl.VHOST_SET_FEATURES, errno.EINVAL): "the device refuses this set of features",
@@ -39,7 +39,7 @@ _CAUSES: Final[dict[tuple[Ioctl, int], str]] = {
     (Ioctl.VHOST_VDPA_SET_CONFIG_CALL, errno.EINVAL): "not an eventfd",
 }
 
-# what it means for every call
+# meaning of an errno from any other call
 _GENERAL_CAUSES: Final = {
     errno.EBADF: "not an open descriptor",
     errno.ENOBUFS: "no such ring",
@@ -50,7 +50,7 @@ _GENERAL_CAUSES: Final = {
 
 
 def ioctl_cause(request: Ioctl, number: int) -> str:
-    """The likeliest reason for ``number`` as the answer to ``request``."""
+    """The most likely reason why ``request`` failed with ``number``."""
     return _CAUSES.get((request, number)) or _GENERAL_CAUSES.get(number) or os.strerror(number)
 
 

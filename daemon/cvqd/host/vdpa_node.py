@@ -1,7 +1,7 @@
-"""Finding and opening a vhost-vdpa node, or one line that says why not.
+"""Finding and opening a vhost-vdpa node, or a one-line reason why that fails.
 
 A device is named by its node (``/dev/vhost-vdpa-0``) or by the name that the
-``vdpa`` tool shows; sysfs joins the two (``drivers/vhost/vdpa.c`` makes the
+``vdpa`` tool shows; sysfs connects the two (``drivers/vhost/vdpa.c`` makes the
 node a child of the vdpa device).  Opening resets the device and is exclusive.
 This file must not know what is done with the descriptor.
 """
@@ -32,7 +32,7 @@ _CONFIG: Final = 78
 
 
 class Node(NamedTuple):
-    """One vdpa device as sysfs shows it; ``path`` is empty while another driver has it."""
+    """One vdpa device as sysfs shows it; ``path`` is empty unless it is bound to ``vhost_vdpa``."""
 
     name: str
     path: str
@@ -97,7 +97,7 @@ def _open(path: str) -> int:
     try:
         mode = Path(path).stat().st_mode
         if not stat.S_ISCHR(mode):
-            # a FIFO would block in open, so the kind is looked at first
+            # checked before open, which would block on a FIFO
             raise UnavailableError(path, errno.ENOTTY, "not a character device", _CONFIG)
         return os.open(path, os.O_RDWR | os.O_CLOEXEC)
     except OSError as error:
