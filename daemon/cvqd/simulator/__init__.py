@@ -1,7 +1,8 @@
-"""The embedded vDPA network device: the kernel simulator's job without its quirks.
+"""The embedded vDPA network device: what the kernel's simulator does, without its quirks.
 
-``spec`` says what it is to be, ``device`` is what a program holds, ``engine``
-serves it.  Between them: ``net_device`` (the parts joined), ``negotiation``,
-``iotlb`` and ``ring`` (what the driver set up), ``cvq``, ``control``,
-``faults`` (planned ones), ``datapath``, ``filter``, ``outlet``, ``peer``, ``tap`` (frames), ``doorbells``.
+``spec`` describes it, ``device`` is its API, ``engine`` is the task that serves
+it.  In between: ``net_device`` (all parts together), ``negotiation``, ``iotlb``
+and ``ring`` (what the driver set up), ``cvq``, ``control``, ``faults`` (planned
+ones), ``datapath``, ``filter``, ``outlet``, ``peer``, ``tap`` (frames),
+``doorbells``.
 """

@@ -1,8 +1,8 @@
-"""What control commands make of the device, and whether a command is obeyed.
+"""Executes control commands, or refuses them.
 
 This is the device's own judgement, written from virtio 1.3 §5.1.6.5 and not
 from ``core.policy``: the two check each other, and neither may import the
-other.  It knows no ring; ``cvq`` brings commands and takes answers.
+other.  It knows no ring; ``cvq`` passes in commands and takes the answers.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ if TYPE_CHECKING:
 #: name under which a request too short for a header is counted
 HEADERLESS: Final = "command.header"
 
-#: bytes; 32 bits for each bit of the longest input, two IPv6 addresses and two ports
+#: bytes; a 32-bit window at each bit of the longest input, two IPv6 addresses and two ports
 MAX_KEY: Final = 40
-#: entries; the fewest that a device may offer, virtio 1.3 §5.1.4.1
+#: entries of the indirection table; the fewest that a device may offer, virtio 1.3 §5.1.4.1
 MAX_TABLE: Final = 128
 HASH_TYPES: Final = sum(kind.mask for kind in HashType)
 
@@ -61,9 +61,10 @@ _OFFLOAD_BITS: Final = frozenset({1, 7, 8, 9, 10, 54, 55})
 
 
 class Control:
-    """Judges and obeys commands; builds the configuration space from their effect.
+    """Judges and executes commands; builds the configuration space from their effect.
 
-    ``statistics`` is what it answers from, ``enabled`` says whether a ring (by index) is enabled.
+    Statistics commands are answered from ``statistics``; ``enabled`` says whether a ring (by index) is
+    enabled.
     """
 
     def __init__(
@@ -84,17 +85,17 @@ class Control:
         self.negotiated(0)
 
     def negotiated(self, features: int) -> None:
-        """A driver's life begins with these features."""
+        """Begin a driver's life with these features."""
         self.features = features
         self.state = ControlState.after_reset(self._spec.mac, features)
 
     @property
     def max_pairs(self) -> int:
-        """Pairs the driver has rings for, virtio 1.3 §5.1.2."""
+        """Pairs for which the driver has rings, virtio 1.3 §5.1.2."""
         return self._spec.max_queue_pairs if self.features & _MULTIQUEUE else 1
 
     def coalescing(self, queue: int) -> Coalescing:
-        """Parameters of a data ring at this moment."""
+        """Current parameters of a data ring."""
         return self.state.coalescing(queue)
 
     @property
@@ -121,15 +122,15 @@ class Control:
 
     @staticmethod
     def name(request: bytes) -> str:
-        """Log name of a request, also of one that cannot be obeyed."""
+        """Log name of a request, even of one that cannot be executed."""
         return name_of(request) if len(request) >= 2 else HEADERLESS
 
     def execute(self, request: bytes) -> int:
-        """Obey a request or refuse it; the ack byte.  A refusal changes nothing."""
+        """Execute or refuse a request; the ack byte.  A refusal changes nothing."""
         return self.answer(request)[0]
 
     def answer(self, request: bytes) -> bytes:
-        """Obey a request or refuse it; the ack byte and, behind OK, the result."""
+        """Execute or refuse a request; the ack byte and, after OK, the result."""
         own = self._statistics.queues[2 * self.max_pairs]
         own["command_num"] += 1
         try:
@@ -138,7 +139,7 @@ class Control:
             return bytes((ERR,))
         if command.feature is None or not self.features & command.feature.mask:
             return bytes((ERR,))
-        # counters of the current command count it, §5.1.6.5.10.3: as a success unless it turns out otherwise
+        # the counters include the current command, §5.1.6.5.10.3: count it as a success until it fails
         own["ok_num"] += 1
         result = self._ask(command) if isinstance(command, _QUESTIONS) else self._obey(command)
         if result is None:
@@ -156,7 +157,7 @@ class Control:
                 return counters.answer(command, self.features, self._spec.max_queue_pairs, self._statistics)
 
     def _obey(self, command: Command) -> bytes | None:
-        """Empty result if it was obeyed, None if not."""
+        """Empty result if the command was executed, None if it was refused."""
         state = self.state
         match command:
             case MacAddrSet(mac):
@@ -195,7 +196,7 @@ class Control:
         return entries <= self._spec.mac_table_entries
 
     def _runs(self, queue: int) -> bool:
-        """Whether it is an enabled receive or transmit queue."""
+        """Whether ``queue`` is an enabled receive or transmit queue."""
         return queue < 2 * self.max_pairs and self._enabled(queue)
 
     def _can_steer(self, config: RssConfig) -> bool:

@@ -1,4 +1,4 @@
-"""Everything that control commands change in the device, as its data path sees it."""
+"""Everything that control commands change in the device, in the form that its data path uses."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from cvqd.simulator.steering import Hasher
 from cvqd.wire.net_control import GUEST_OFFLOADS, Coalescing, HashConfig, RssConfig, RxMode
 from cvqd.wire.virtio import Feature
 
-#: after a reset the driver is told of each packet, virtio 1.3 §5.1.6.5.9.2
+#: after a reset the driver is called for each packet, virtio 1.3 §5.1.6.5.9.2
 AT_ONCE: Final = Coalescing()
 
 
@@ -17,9 +17,9 @@ AT_ONCE: Final = Coalescing()
 class ControlState:
     """State of one driver's life.
 
-    ``vlans`` is None where CTRL_VLAN was not negotiated: then every tag passes.  ``rss`` is None
-    under automatic steering.  ``hasher`` has the last configured types and key.  ``offloads`` are
-    the receive offloads that are on; ``queue_coalescing`` are exceptions by ring index.
+    ``vlans`` is None if CTRL_VLAN was not negotiated: then every tag passes.  ``rss`` is None
+    with automatic steering.  ``hasher`` has the types and the key that were configured last.
+    ``offloads`` are the receive offloads that are on; ``queue_coalescing`` holds exceptions by ring index.
     """
 
     mac: bytes
@@ -42,20 +42,21 @@ class ControlState:
         """State in which a driver that negotiated ``features`` finds the device.
 
         The specification is silent on receive modes.  With CTRL_RX the device
-        is promiscuous until told otherwise, like QEMU's; without it nobody can
-        tell, and it takes its own address and every group address.
+        is promiscuous until told otherwise, like QEMU's.  Without it the driver
+        cannot set modes, and the device receives for its own address and for
+        every multicast address.
         """
         filters = bool(features & Feature.CTRL_RX.mask)
         return cls(
             mac=mac,
             modes={RxMode.PROMISC if filters else RxMode.ALLMULTI},
             vlans=set() if features & Feature.CTRL_VLAN.mask else None,
-            # §5.1.6.5.8.1: with its feature each offload is on
+            # §5.1.6.5.8.1: negotiating an offload's feature switches it on
             offloads=features & GUEST_OFFLOADS,
         )
 
     def steer_automatically(self, pairs: int) -> None:
-        """VQ_PAIRS_SET: end RSS; a hash report that was asked for by itself goes on."""
+        """VQ_PAIRS_SET: end RSS; hash reports that HASH_CONFIG asked for go on."""
         self.pairs = pairs
         if self.rss is not None:
             self.rss = self.hasher = None
@@ -72,12 +73,12 @@ class ControlState:
         self.hasher = Hasher(config.hash_types, config.key)
 
     def coalescing(self, queue: int) -> Coalescing:
-        """Parameters of a data ring: the last that were set for it."""
+        """Parameters of a data ring, as set last."""
         own = self.queue_coalescing.get(queue)
         return own if own is not None else (self.tx_coalescing if queue & 1 else self.rx_coalescing)
 
     def coalesce_all(self, values: Coalescing, *, transmit: bool) -> None:
-        """For all rings of one direction, exceptions included."""
+        """Set all rings of one direction, including the exceptions."""
         if transmit:
             self.tx_coalescing = values
         else:

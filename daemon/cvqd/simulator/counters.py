@@ -1,7 +1,7 @@
-"""What the device says of its counters: virtio 1.3 §5.1.6.5.10.
+"""Answers to statistics commands: virtio 1.3 §5.1.6.5.10.
 
-The counters themselves are in ``statistics``; here are the rules for who may
-ask for which, and the bytes of the answer.
+The counters themselves are in ``statistics``; here are the rules for which of
+them a driver may ask, and the bytes of the answer.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from cvqd.simulator.statistics import Statistics
     from cvqd.wire.net_control import StatsGet
 
-#: by kind of queue: the types there are and the features of which one must be negotiated (0: none)
+#: by kind of queue: the types, and for each the features of which one must be negotiated (0: none needed)
 _RX: Final = {
     StatsType.RX_BASIC: 0,
     StatsType.RX_CSUM: Feature.GUEST_CSUM.mask,

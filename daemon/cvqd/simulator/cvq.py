@@ -1,8 +1,9 @@
-"""The device's control queue: chains to commands, acks back to chains, with planned faults between.
+"""The device's control queue: chains to commands, acks back to chains, with planned faults in between.
 
-Commands are obeyed in the order they were published; only answers can be
-late.  Every chain that is not lost to a fault is given back, with ERR where the
-command could not even be read.  Time is handed in (seconds of any clock).
+Commands are executed in the order in which they were published; only answers
+can be late.  Every chain that is not lost to a fault is given back, with ERR if
+the command could not even be read.  The caller passes the time (seconds of any
+clock).
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from cvqd.simulator.ring import Ring
     from cvqd.simulator.statistics import Statistics
 
-#: bytes; more than ten thousand table entries, and a bound on what a driver can make us copy
+#: bytes; room for more than ten thousand table entries, but a limit to what a driver can make us copy
 MAX_REQUEST: Final = 64 * 1024
 
 #: an answer without a result
@@ -63,33 +64,33 @@ class ControlQueue:
 
     @property
     def next_due(self) -> float | None:
-        """When the next late answer is to be given."""
+        """When the next late answer is due."""
         return self._late[0].due if self._late else None
 
     def reset(self) -> None:
-        """Late answers are never given."""
+        """Drop late answers."""
         self._late.clear()
         self._failed = False
 
     def detach(self) -> None:
-        """Give up every view of memory: late answers lose the place for their ack byte."""
+        """Give up every view of memory: late answers can no longer write their ack byte."""
         for late in self._late:
             late.chain.readable.clear()
             late.chain.writable.clear()
 
     def answer_late(self, now: float) -> set[Ring]:
-        """Give the answers that are due; the rings that have something to publish."""
+        """Give the answers that are due; return the rings that have something to publish."""
         touched: set[Ring] = set()
         while self._late and self._late[0].due <= now:
             late = heapq.heappop(self._late)
-            # a ring that was disabled meanwhile may not be touched
+            # a ring that has been disabled meanwhile must not be touched
             if late.ring.enabled:
                 self._answer(late.ring, late.chain, late.answer)
                 touched.add(late.ring)
         return touched
 
     def serve(self, ring: Ring, now: float) -> bool:
-        """Obey up to ``BUDGET`` commands; whether there may be more."""
+        """Execute up to ``BUDGET`` commands; whether there may be more."""
         for _ in range(BUDGET):
             chain = ring.pop()
             if chain is None:
@@ -105,7 +106,7 @@ class ControlQueue:
         if chain.fault or not chain.writable or chain.readable_length > MAX_REQUEST:
             self._answer(ring, chain, REFUSED)
             return
-        # a name costs a decoding: nobody asks for it while no fault is planned
+        # the name is needed only to match planned faults
         name = self._control.name(request) if self._faults else ""
         fault = self._faults.take(name)
         if fault is None:
@@ -127,7 +128,7 @@ class ControlQueue:
                 ring.complete(chain, 1)
             case FaultAction.WRONG_ID:
                 self._statistics.cvq_errors += 1
-                # off by one, or outside the table in a ring of one
+                # the next index, or one outside the table if the ring has a single descriptor
                 chain.head = (chain.head + 1) % ring.num if ring.num > 1 else 1
                 ring.complete(chain, 1)
             case FaultAction.ZERO_LENGTH:
@@ -143,5 +144,5 @@ class ControlQueue:
             self._statistics.cvq_successes += 1
         else:
             self._statistics.cvq_errors += 1
-        # used length is the number of bytes written, virtio 1.3 §2.7.8: none if no byte is writable
+        # the used length is the number of bytes written, virtio 1.3 §2.7.8: 0 if none is writable
         ring.complete(chain, chain.write(answer))

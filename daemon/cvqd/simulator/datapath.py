@@ -1,8 +1,8 @@
 """Frames between rings: out of transmit rings, through the filter, into receive rings.
 
-Sans-IO: ``Link`` is where transmitted frames go, the loopback here, the
-socket in ``peer`` or the interface in ``tap``.  Frames carry no virtio header
-outside the rings; it is taken off and put on here.
+Sans-IO: transmitted frames go to a ``Link``, which is the loopback here, the
+socket in ``peer`` or the interface in ``tap``.  Outside the rings, frames have
+no virtio header; it is removed and added here.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ HASH_HEADER: Final = 20
 #: VIRTIO_NET_HDR_F_DATA_VALID
 DATA_VALID: Final = 2
 
-#: bytes of the longest frame: what an IPv4 or IPv6 packet can be, with its headers and a tag
+#: bytes of the longest frame: the largest IP packet with an Ethernet header and a tag
 MAX_FRAME: Final = 65535 + 18
 
-#: packets served of one ring in one turn
+#: packets of one ring that are served in one turn
 BUDGET: Final = 16
 
 #: an accepted frame found no receive buffer
@@ -49,14 +49,14 @@ class Link(Protocol):
     """Where a transmitted frame goes."""
 
     def send(self, frame: bytes, pair: int) -> str | None:
-        """Take a frame that pair ``pair`` transmitted; the drop reason if it is lost."""
+        """Take a frame that was transmitted on ``pair``; the drop reason if it is lost."""
 
 
 class Outside(Link, Protocol):
     """A link that leaves the process, ``Peer`` or ``Tap``: a context manager with a descriptor."""
 
     def __enter__(self) -> Self:
-        """Open it; DeviceError if it cannot be had."""
+        """Open it; DeviceError if that fails."""
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -109,9 +109,9 @@ class DataPath:
         return True
 
     def receive(self, frame: bytes, pair: int) -> None:
-        """Offer a frame to the receive ring of ``pair``, or to the one that its hash chooses.
+        """Offer a frame to the receive ring of ``pair``, or to the one that its hash selects.
 
-        A frame that finds no room is lost and counted: a network device does not wait.
+        A frame for which there is no room is dropped and counted: a network device does not wait.
         """
         state = self._control.state
         found, packet = NO_HASH, None
@@ -133,12 +133,12 @@ class DataPath:
                 self._statistics.drops[reason] += 1
 
     def touched(self) -> Counter[Ring]:
-        """Packets of each ring whose chains were completed since the last call."""
+        """For each ring, the number of packets completed since the last call."""
         touched, self._touched = self._touched, Counter()
         return touched
 
     def _objection(self, frame: bytes, ring: Ring) -> str | None:
-        """Why a frame is not to be delivered."""
+        """Why a frame must not be delivered, None if it may."""
         if not self._control.link_up:
             return "rx.link_down"
         if len(frame) > MAX_FRAME:
@@ -151,7 +151,7 @@ class DataPath:
         return None if ring.enabled else "rx.disabled"
 
     def _deliver(self, frame: bytes, ring: Ring, packet: Packet | None, found: PacketHash) -> str | None:
-        """Write a frame to the ring's next buffers; why it could not be."""
+        """Write a frame to the ring's next buffers; the drop reason if that fails."""
         flags = self._check(packet, ring)
         packed = self._receive_header(flags, found) + frame
         chains, reason = self._room(ring, len(packed))
@@ -160,7 +160,7 @@ class DataPath:
             for chain in chains:
                 ring.complete(chain, 0)
             return reason
-        # §5.1.6.4.1: num_buffers is written where the first buffer has it, at offset 10 of the header
+        # §5.1.6.4.1: num_buffers is at offset 10 of the header, in the first buffer
         packed = packed[:10] + len(chains).to_bytes(2, "little") + packed[12:]
         for chain in chains:
             written = chain.write(packed)
@@ -174,10 +174,10 @@ class DataPath:
         return None
 
     def _room(self, ring: Ring, length: int) -> tuple[list[Chain], str | None]:
-        """Chains that together hold ``length`` bytes; with a reason, chains to be given back empty.
+        """Chains with room for ``length`` bytes in all; or a drop reason, and chains to give back empty.
 
-        One, unless MRG_RXBUF lets a packet spread.  Buffers that are too few for the packet are
-        returned unused: the driver sees them as packets without a header and posts them again.
+        One chain, unless MRG_RXBUF lets a packet spread over several.  If they do not suffice, they are
+        given back unused: the driver sees packets without a header and posts the buffers again.
         """
         merges = bool(self._control.features & Feature.MRG_RXBUF.mask)
         chains: list[Chain] = []
@@ -195,7 +195,7 @@ class DataPath:
         return chains, None
 
     def _check(self, packet: Packet | None, ring: Ring) -> int:
-        """Flags of the header: DATA_VALID for a checksum that is right, if the driver leaves it to us."""
+        """Flags of the header: DATA_VALID for a correct checksum, if the GUEST_CSUM offload is on."""
         if not self._control.state.offloads & Feature.GUEST_CSUM.mask:
             return 0
         holds = None if packet is None else checksum_holds(packet)
@@ -204,7 +204,7 @@ class DataPath:
         return DATA_VALID if holds else 0
 
     def _receive_header(self, flags: int, found: PacketHash) -> bytes:
-        """No segmentation, num_buffers still open; with HASH_REPORT value, type and padding."""
+        """Header without segmentation, num_buffers still 0; with HASH_REPORT also hash value and type."""
         header = bytes((flags,)) + bytes(NET_HEADER - 1)
         if self.header == NET_HEADER:
             return header
@@ -214,8 +214,8 @@ class DataPath:
         if len(frame) < HEADER_LENGTH:
             return "tx.runt"
         state = self._control.state
-        # Only VQ_PAIRS_SET forbids the driver the other queues (virtio 1.3 §5.1.6.5.5.1); max_tx_vq informs,
-        # and Linux 6.1 sends a stale one (virtnet_commit_rss_command in drivers/net/virtio_net.c).
+        # Only VQ_PAIRS_SET forbids the driver to use other queues (virtio 1.3 §5.1.6.5.5.1).  max_tx_vq only
+        # informs, and Linux 6.1 sends a stale one (virtnet_commit_rss_command, drivers/net/virtio_net.c).
         if pair >= state.pairs and state.rss is None:
             return "tx.inactive"
         if not self._control.link_up:
@@ -230,7 +230,7 @@ class DataPath:
         return self.link.send(frame, pair)
 
     def _longest(self, frame: bytes) -> int:
-        """Bytes that a frame may have: with MTU its payload is limited, §5.1.4.1; a tag comes on top."""
+        """Most bytes of a frame: with MTU its payload is limited, §5.1.4.1; a tag is not part of it."""
         if not self._control.features & Feature.MTU.mask:
             return MAX_FRAME
         return HEADER_LENGTH + self._mtu + (4 if frame[12:14] == TAG else 0)
@@ -249,10 +249,10 @@ class Loopback:
 
 
 class Unplugged:
-    """The end is another device's."""
+    """The link of a device whose end of the cable has been taken by another device."""
 
     def send(self, frame: bytes, pair: int) -> str | None:  # noqa: ARG002 -- nothing is sent
-        """Lose the frame."""
+        """Drop the frame."""
         return "link.unplugged"
 
 

@@ -1,9 +1,9 @@
-"""The embedded vDPA device as a program meets it: every call of ``core.device.VdpaDevice``.
+"""The API of the embedded vDPA device: every call of ``core.device.VdpaDevice``.
 
-What vhost-vdpa is to a parent device in the kernel: it checks what a call may
-do and passes it on to ``net_device``.  Errnos, their order and what survives a
-reset follow ``drivers/vhost/vdpa.c`` and ``vhost.c`` of Linux 6.12, made
-stricter where the kernel and its simulator let a mistake pass;
+It plays the part that vhost-vdpa has in the kernel: it checks a call and passes
+it on to the parent device, ``net_device``.  Errnos, their order and what
+survives a reset follow ``drivers/vhost/vdpa.c`` and ``vhost.c`` of Linux 6.12,
+but are stricter where the kernel and its simulator let a mistake pass;
 ``tests/contract/test_differences.py`` lists every such case.
 """
 
@@ -53,7 +53,7 @@ class SimulatedDevice:
         name: str = "simulator",
         fence: Callable[[], None] = shared_memory.full_fence,
     ) -> None:
-        """Build a device that nobody serves: for tests that call ``net.turn`` themselves."""
+        """Build a device that no task serves, for tests that call ``net.turn`` themselves."""
         self.path: Final = name
         self.spec: Final = spec
         self.net: Final = NetDevice(spec, log, fence)
@@ -74,8 +74,8 @@ class SimulatedDevice:
     ) -> Self:
         """A device served by a task in ``nursery`` until ``aclose``.
 
-        DeviceError if the path or the interface of its datapath cannot be had; simulators with the same
-        ``outlets`` may name the same.
+        DeviceError if the path or interface of its datapath cannot be opened; simulators that share
+        ``outlets`` may share one.
         """
         device = cls(spec, log, name=name)
         try:
@@ -91,7 +91,7 @@ class SimulatedDevice:
 
     @property
     def statistics(self) -> Statistics:
-        """What the device has counted."""
+        """The device's counters."""
         return self.net.statistics
 
     @property
@@ -114,21 +114,21 @@ class SimulatedDevice:
     # identity
 
     async def device_id(self) -> int:
-        """A network device."""
+        """Always 1, a network device."""
         return NET_DEVICE_ID
 
     async def get_vring_num(self) -> int:
-        """Largest ring, in descriptors."""
+        """Largest ring size, in descriptors."""
         return self.spec.queue_size
 
     async def get_vring_size(self, index: int) -> int:
-        """EOPNOTSUPP, as from the kernel's simulator: all rings are of one size."""
+        """EOPNOTSUPP, as from the kernel's simulator: all rings have the same maximum."""
         call = Ioctl.VHOST_VDPA_GET_VRING_SIZE
         self._ring(call, index)
         raise DeviceError(call.name, errno.EOPNOTSUPP, "every ring has the device's size", f"index={index}")
 
     async def get_vqs_count(self) -> int:
-        """Two rings for each pair, and the control ring."""
+        """Two rings for each pair, and the control ring if CTRL_VQ is offered."""
         return self.spec.queue_count
 
     async def get_group_num(self) -> int:
@@ -167,7 +167,10 @@ class SimulatedDevice:
         return self.net.negotiation.status
 
     async def set_status(self, status: int) -> None:
-        """0 resets.  Set bits stay; FEATURES_OK does not stick without features.  EINVAL otherwise."""
+        """0 resets; EINVAL if a set bit would be cleared or DRIVER_OK precedes FEATURES_OK.
+
+        FEATURES_OK does not stick without features.
+        """
         self._planned("set_status")
         self.net.set_status(status)
 
@@ -178,16 +181,16 @@ class SimulatedDevice:
         return SIZE
 
     async def get_config(self, offset: int, length: int) -> bytes:
-        """EINVAL for an empty range or one that leaves the space."""
+        """EINVAL for an empty range or one that goes beyond the space."""
         self._check_config(Ioctl.VHOST_VDPA_GET_CONFIG, offset, length)
         return self.net.control.config[offset : offset + length]
 
     async def set_config(self, offset: int, data: bytes) -> None:
-        """Range rules as for reading; every field is the device's (virtio 1.3 §5.1.4), so nothing changes."""
+        """Checked like a read, but nothing changes: all fields are read-only (virtio 1.3 §5.1.4)."""
         self._check_config(Ioctl.VHOST_VDPA_SET_CONFIG, offset, len(data))
 
     async def set_config_call(self, fd: int) -> None:
-        """Rung when the status field changes by itself; stays bound over a reset."""
+        """Signalled for a link change, an announcement and NEEDS_RESET; stays bound across a reset."""
         if fd >= 0:
             require_eventfd(Ioctl.VHOST_VDPA_SET_CONFIG_CALL.name, fd, f"fd={fd}")
         self.net.config_bell.bind(fd)
@@ -214,7 +217,7 @@ class SimulatedDevice:
     async def iotlb(self, asid: int, messages: Sequence[IotlbMessage]) -> None:
         """Messages in order, effective at once or at the end of a batch; EFAULT on the first that fails.
 
-        EFAULT for another space than 0 unless IOTLB_ASID is acknowledged, EINVAL for an empty range.
+        EFAULT for a space other than 0 unless IOTLB_ASID is acknowledged, EINVAL for an empty range.
         """
         self._planned("iotlb")
         allowed = self.net.negotiation.acknowledged(Backend.IOTLB_ASID)
@@ -235,7 +238,7 @@ class SimulatedDevice:
         ring.num = num
 
     async def set_vring_addr(self, index: int, addresses: RingAddresses) -> None:
-        """EINVAL if misaligned (virtio 1.3 §2.7, §2.8) or while the ring may be running; looked up later."""
+        """EINVAL if misaligned (virtio 1.3 §2.7, §2.8) or while the ring may be running; translated later."""
         shown = f"index={index}, " + ", ".join(f"{k}={v:#x}" for k, v in addresses._asdict().items())
         call = Ioctl.VHOST_SET_VRING_ADDR
         self._planned("set_vring_addr")
@@ -262,32 +265,32 @@ class SimulatedDevice:
         ring.base = base
 
     async def get_vring_base(self, index: int) -> int:
-        """As ``set_vring_base`` takes it."""
+        """The base, in the encoding of ``set_vring_base``."""
         self._planned("get_vring_base")
         return self._ring(Ioctl.VHOST_GET_VRING_BASE, index).base
 
     async def set_vring_kick(self, index: int, fd: int) -> None:
-        """EBADF, or EINVAL for another kind of file.  One already signalled kicks at once.
+        """EBADF, or EINVAL for another kind of file.  An eventfd already signalled kicks at once.
 
-        Forgotten by a reset.
+        A reset unbinds it.
         """
         self._planned("set_vring_kick")
         self._check_vring_fd(Ioctl.VHOST_SET_VRING_KICK, index, fd)
         self.net.set_kick(index, fd)
 
     async def set_vring_call(self, index: int, fd: int) -> None:
-        """EBADF, or EINVAL for another kind of file.  Forgotten by a reset."""
+        """EBADF, or EINVAL for another kind of file.  A reset unbinds it."""
         self._check_vring_fd(Ioctl.VHOST_SET_VRING_CALL, index, fd)
         self.net.bells[index].bind(fd)
 
     async def set_vring_enable(self, index: int, *, enable: bool) -> None:
-        """Kicks from before are lost, as the kernel's are: kick after enabling."""
+        """Earlier kicks are lost, as in the kernel: kick again after enabling."""
         self._planned("set_vring_enable")
         self._ring(Ioctl.VHOST_VDPA_SET_VRING_ENABLE, index)
         self.net.set_enabled(index, enabled=enable)
 
     async def suspend(self) -> None:
-        """Rings stop at once, their state can be read.  No effect before DRIVER_OK.
+        """Stop the rings at once, so that their state can be read.  No effect before DRIVER_OK.
 
         EOPNOTSUPP if SUSPEND is not offered.
         """

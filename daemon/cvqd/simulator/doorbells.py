@@ -1,9 +1,9 @@
-"""Kick eventfds in one epoll, call eventfds rung: the device's only touch of notifications.
+"""The device's notifications: kick eventfds in one epoll set, and call eventfds to signal.
 
-Kicks are taken as *edges*, the way the kernel takes them: the eventfd is never
-read, so that several holders cannot steal each other's kicks, and each write
-is one event.  An eventfd that is already signalled when it is bound rings at
-once.  Descriptors are borrowed and never closed here.
+Kicks are *edges*, as in the kernel: the eventfd is never read, so several
+holders cannot steal each other's kicks, and each write is one event.  An
+eventfd that is already signalled when it is bound rings at once.  Descriptors
+are borrowed and never closed here.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Final
 from cvqd.errors import DeviceError
 from cvqd.host.doorbell import ring
 
-#: token under which a wake-up of our own is reported
+#: token of a wake-up of our own
 WAKE: Final = -1
 
 
@@ -38,21 +38,21 @@ class Doorbells:
 
     @property
     def closed(self) -> bool:
-        """Nothing can ring any more."""
+        """Whether ``close`` was called."""
         return self._epoll.closed
 
     @property
     def descriptors(self) -> frozenset[int]:
-        """What is listened to."""
+        """The descriptors that are watched."""
         return frozenset(self._tokens)
 
     def bind(self, token: int, fd: int) -> None:
-        """Listen to ``fd`` for ``token`` instead of what it had before; -1 only unbinds."""
+        """Watch ``fd`` for ``token``, instead of its earlier descriptor; -1 only unbinds."""
         self.unbind(token)
         if fd < 0:
             return
         if fd in self._tokens:
-            # registered for another token: one edge serves both, and registering anew rings both
+            # registered for another token: an edge counts for both, and registering again rings both
             with suppress(OSError):
                 self._epoll.unregister(fd)
         self._epoll.register(fd, select.EPOLLIN | select.EPOLLET)
@@ -60,7 +60,7 @@ class Doorbells:
         self._bound[token] = fd
 
     def unbind(self, token: int) -> None:
-        """Stop listening for ``token``; nothing happens if it has no descriptor."""
+        """Stop watching for ``token``; nothing happens if it has no descriptor."""
         fd = self._bound.pop(token, None)
         if fd is None:
             return
@@ -68,7 +68,7 @@ class Doorbells:
         holders.discard(token)
         if not holders:
             del self._tokens[fd]
-            # gone already if its owner closed it first
+            # fails if its owner has closed it already
             with suppress(OSError):
                 self._epoll.unregister(fd)
 
@@ -80,11 +80,11 @@ class Doorbells:
         return rung
 
     def wake(self) -> None:
-        """Make ``fileno`` readable: there is work that no descriptor announced."""
+        """Make ``fileno`` readable: there is work that no descriptor signalled."""
         os.eventfd_write(self._alarm, 1)
 
     def close(self) -> None:
-        """Stop listening to everything; only our own descriptors are closed."""
+        """Stop watching everything; only our own descriptors are closed."""
         self._tokens.clear()
         self._bound.clear()
         self._epoll.close()
@@ -100,17 +100,17 @@ class Bell:
         self._fd = -1
 
     def bind(self, fd: int) -> None:
-        """Ring this one from now on; -1 for none."""
+        """Signal ``fd`` from now on; -1 for none."""
         self._fd = fd
 
     def ring(self) -> None:
-        """Signal, if there is somebody to signal."""
+        """Signal the eventfd, if there is one."""
         if self._fd >= 0:
             ring(self._fd)
 
 
 def require_eventfd(call: str, fd: int, arguments: str) -> None:
-    """DeviceError EBADF for a descriptor that is not open, EINVAL for one that is no eventfd."""
+    """DeviceError EBADF for a descriptor that is not open, EINVAL for one that is not an eventfd."""
     try:
         kind = str(Path(f"/proc/self/fd/{fd}").readlink())
     except OSError as error:

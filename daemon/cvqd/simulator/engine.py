@@ -1,7 +1,8 @@
-"""The task that serves a simulated device: wait until something rings, give the device a turn.
+"""The task that serves a simulated device: wait until something rings, then give the device a turn.
 
-It shares the event loop with the relay, so a turn is bounded and a checkpoint
-follows each one.  A late answer is a deadline of the wait and blocks nothing.
+It shares the event loop with the relay, so each turn is bounded and followed by
+a checkpoint.  A late answer only sets the deadline of the wait; it blocks
+nothing.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ class Served(Protocol):
 
     @property
     def next_due(self) -> float | None:
-        """When to stop waiting (``trio.current_time``)."""
+        """When to stop waiting (on the clock of ``trio.current_time``), None for never."""
 
     def turn(self, now: float) -> bool:
-        """Work a bounded while; whether work is left."""
+        """Do a bounded amount of work; whether work is left."""
 
 
 async def run(device: Served) -> None:
@@ -52,6 +53,6 @@ async def _still_open(device: Served, *, work_left: bool) -> bool:
 
 
 def release(doorbells: Doorbells) -> None:
-    """Close the doorbells under a task that may be waiting for them; ``run`` then returns."""
+    """Close the doorbells while a task may be waiting for them; ``run`` then returns."""
     trio.lowlevel.notify_closing(doorbells.fileno())
     doorbells.close()

@@ -1,6 +1,6 @@
-"""Planned misbehaviour: which command or call, how, how often.
+"""Planned misbehaviour: which command or call, how, and how often.
 
-Sans-IO: it decides, ``cvq`` and ``device`` do.  A fault is spent when it is taken.
+Sans-IO: it decides, ``cvq`` and ``device`` act on it.  A fault is used up when it is taken.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ class FaultPlan:
     """The faults of the control queue that are still to come, in the order they were given."""
 
     def __init__(self, faults: Iterable[Fault] = ()) -> None:
-        #: each with the commands that go well before, and those that it meets then
+        #: each with the number of commands that succeed before the next fault, and of faults to come
         self._left: list[tuple[Fault, int, int]] = []
         for fault in faults:
             self.add(fault)
@@ -45,7 +45,7 @@ class FaultPlan:
         return None
 
     def clear(self) -> None:
-        """Behave from now on."""
+        """Drop all planned faults."""
         self._left.clear()
 
 
@@ -53,7 +53,7 @@ class CallFaultPlan:
     """The calls that are still to fail."""
 
     def __init__(self, faults: Iterable[CallFault] = ()) -> None:
-        #: each with the calls that go well before, and those that fail then
+        #: each with the number of calls that succeed first, and of calls that then fail
         self._left: list[tuple[CallFault, int, int]] = []
         for fault in faults:
             self.add(fault)

@@ -1,8 +1,8 @@
 """Which frames the device lets in: virtio 1.3 §5.1.6.5.1 to .3 as one pure function.
 
-The order is QEMU's ``receive_filter`` (``hw/net/virtio-net.c``), which the
-specification allows: promiscuous beats all, NO- beats ALL-, tags are looked at
-before addresses.
+The order is that of QEMU's ``receive_filter`` (``hw/net/virtio-net.c``), which
+the specification allows: promiscuous overrides everything, the NO modes
+override the ALL modes, and tags are checked before addresses.
 """
 
 from __future__ import annotations

@@ -1,15 +1,15 @@
 """The device's address spaces and the rules by which they change.
 
-Two tables per address space, as vhost-vdpa and its parent device have them:
-what was *recorded* by IOTLB messages, and what is *effective*, which is what
-rings and buffers are translated with.  They differ inside a batch and after a
-reset that the device's mappings did not survive.  Source:
+Each address space has two tables, as with vhost-vdpa and its parent device:
+the *recorded* one holds what IOTLB messages have mapped, the *effective* one
+translates the addresses of rings and buffers.  They differ inside a batch and
+after a reset that the device's mappings did not survive.  Source:
 ``vhost_vdpa_process_iotlb_msg`` in ``drivers/vhost/vdpa.c`` and
 ``vdpasim_set_map`` in ``drivers/vdpa/vdpa_sim/vdpa_sim.c``.
 
-An address space in which nothing is mapped translates nothing; the kernel's
-simulator lets the device reach everything through it.  Which group uses which
-space is not known here.
+An address space in which nothing is mapped translates nothing, unlike in the
+kernel's simulator, where the device can reach everything through it.  Which
+group uses which space is not known here.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class _Space:
     def __init__(self) -> None:
         self.recorded = AddressSpace()
         self.effective = AddressSpace()
-        #: the tables are not the same
+        #: whether the tables may differ
         self.differs = False
         #: vhost creates the object at the first UPDATE or BATCH_BEGIN
         self.used = False
@@ -57,8 +57,8 @@ class Iotlb:
     """All address spaces of a device.
 
     ``changed`` is called with the number of a space after its effective table
-    changed, before the message is answered: whoever holds views obtained
-    through that space gives them up there.
+    has changed and before ``apply`` returns: whoever holds views from that space
+    must give them up then.
     """
 
     def __init__(self, spaces: int, iova_range: IovaRange, changed: Callable[[int], None]) -> None:
@@ -68,11 +68,11 @@ class Iotlb:
         self._changed = changed
 
     def table(self, asid: int) -> AddressSpace:
-        """What the device translates with in address space ``asid`` (in range) now."""
+        """The effective table of address space ``asid``, which must exist."""
         return self._spaces[asid].effective
 
     def apply(self, asid: int, messages: Sequence[IotlbMessage], *, asid_acknowledged: bool) -> None:
-        """Take messages in order; DeviceError on the first that fails, the ones before it stay.
+        """Apply messages in order; DeviceError on the first that fails, those before it stay in effect.
 
         EFAULT as from the kernel, whatever the reason; EINVAL for an empty range.
         """
@@ -93,7 +93,7 @@ class Iotlb:
                 raise DeviceError(call, errno.EFAULT, str(error), shown) from error
 
     def forget_effective(self) -> None:
-        """A reset without IOTLB_PERSIST: the device loses its tables, the record stays."""
+        """A reset without IOTLB_PERSIST: the effective tables are lost, the recorded ones stay."""
         for asid, space in enumerate(self._spaces):
             space.effective = AddressSpace()
             space.differs = bool(len(space.recorded))
@@ -125,7 +125,7 @@ class Iotlb:
             case BatchMark.BEGIN:
                 self._batch = asid
             case BatchMark.END:
-                # an END without a BEGIN is harmless, and so here
+                # an END without a BEGIN is harmless, as in the kernel
                 if self._batch is not None:
                     self._batch = None
                     self._commit(asid)
@@ -163,7 +163,7 @@ class Iotlb:
     def _changed_record(self, asid: int) -> None:
         self._spaces[asid].differs = True
         if self._batch is None:
-            # vdpasim_set_map takes the whole table, so what a reset lost comes back with any change
+            # vdpasim_set_map replaces the whole table, so any change restores what a reset lost
             self._commit(asid)
 
     def _commit(self, asid: int) -> None:

@@ -1,8 +1,8 @@
-"""When a driver is told of used buffers: notification coalescing, virtio 1.3 §5.1.6.5.9.1.
+"""When a driver is called for used buffers: notification coalescing, virtio 1.3 §5.1.6.5.9.1.
 
-Each data ring counts packets and time since the first packet that its driver
-was not told of.  Buffers are shown at once; only the call waits.  Time is
-handed in (seconds of any clock).
+For each data ring, packets and time are counted from the first packet for which
+its driver was not called.  Used buffers are published at once; only the call is
+held back.  The caller passes the time (seconds of any clock).
 """
 
 from __future__ import annotations
@@ -16,39 +16,39 @@ if TYPE_CHECKING:
 
 
 class Moderation:
-    """Decides for rings by index; ``values`` has the current parameters of one."""
+    """Decides for rings by index; ``values`` returns the current parameters of a ring."""
 
     def __init__(self, values: Callable[[int], Coalescing]) -> None:
         self._values = values
-        #: packets and the moment of the first, for rings whose driver waits
+        #: number of packets and the time of the first, for rings with a call held back
         self._held: dict[int, tuple[int, float]] = {}
 
     @property
     def next_due(self) -> float | None:
-        """When ``due`` has to be asked again."""
+        """When to call ``due`` again, None if no call is held back."""
         return min((self._deadline(queue) for queue in self._held), default=None)
 
     def used(self, queue: int, packets: int, now: float) -> None:
-        """Note packets that the driver can see but was not told of."""
+        """Note published packets for which the driver was not called yet."""
         held, since = self._held.get(queue, (0, now))
         self._held[queue] = (held + packets, since)
 
     def due(self, now: float) -> list[int]:
-        """Rings whose driver has to be told now; also after parameters changed."""
+        """Rings for which the driver has to be called now, by the current parameters."""
         due = [queue for queue, (packets, _) in self._held.items() if self._is_due(queue, packets, now)]
         for queue in due:
             del self._held[queue]
         return due
 
     def release(self, queue: int | None = None) -> list[int]:
-        """Rings (or the one) whose driver was not told yet, and now has to be."""
+        """Rings with a call held back, which is due at once; only ``queue`` if given."""
         released = [held for held in self._held if queue in (None, held)]
         for held in released:
             del self._held[held]
         return released
 
     def reset(self) -> None:
-        """Tell nobody."""
+        """Drop the calls that are held back."""
         self._held.clear()
 
     def _is_due(self, queue: int, packets: int, now: float) -> bool:

@@ -1,8 +1,8 @@
-"""Status byte, feature word, backend features: what driver and device agreed on, by which rules.
+"""Status byte, feature word, backend features: what driver and device have negotiated, and the rules.
 
-Errnos and their order are those of ``drivers/vhost/vdpa.c``; where the
-device's own opinion counts it is stricter than the kernel's simulator, which
-masks features it does not have and takes any status.
+Errnos and their order are those of ``drivers/vhost/vdpa.c``.  Where the parent
+device decides, this one is stricter than the kernel's simulator, which silently
+masks features that it does not have and accepts any status.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ if TYPE_CHECKING:
 
 
 class Negotiation:
-    """One driver's agreement with the device; ``backend`` outlives a reset, the rest does not."""
+    """What one driver has negotiated; ``backend`` survives a reset, the rest does not."""
 
     def __init__(self, spec: SimulatorSpec) -> None:
         self._spec = spec
         self.status = 0
         self.features = 0
         self.backend = 0
-        #: of all rings
+        #: format of all rings
         self.ring_format = RingFormat()
         self.suspended = False
-        #: the driver has set DRIVER_OK; kept beside ``status`` because every kick asks
+        #: whether DRIVER_OK is set; kept beside ``status`` because every kick checks it
         self.driver_ok = False
 
     @property
@@ -52,7 +52,7 @@ class Negotiation:
         self.driver_ok = False
 
     def fail(self) -> None:
-        """Ask for a reset; the bit stays until then."""
+        """Set NEEDS_RESET; the bit stays until the reset."""
         self.status |= Status.NEEDS_RESET
 
     def set_features(self, features: int) -> None:
@@ -82,7 +82,7 @@ class Negotiation:
         if not 0 < status <= 0xFF or self.status & ~status:
             self._refuse_status(status, "a set bit would be cleared")
         if status & Status.FEATURES_OK and not self.features:
-            # the driver reads back, virtio 1.3 §3.1.1 step 6: this is how a device says no
+            # this is how a device refuses features: the driver reads back, virtio 1.3 §3.1.1 step 6
             status &= ~Status.FEATURES_OK
         if status & Status.DRIVER_OK and not status & Status.FEATURES_OK:
             self._refuse_status(status, "DRIVER_OK without FEATURES_OK")

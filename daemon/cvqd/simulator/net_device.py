@@ -1,8 +1,8 @@
 """The network device itself: rings, groups, control state, and the work it does in turns.
 
-In the kernel's words this is the *parent device* (``drivers/vdpa/vdpa_sim``),
-while ``device`` is vhost-vdpa on top of it.  It trusts its caller, checks
-nothing, awaits nothing and is told the time.
+In the kernel's terms this is the *parent device* (``drivers/vdpa/vdpa_sim``),
+while ``device`` is vhost-vdpa on top of it.  It trusts its caller to have
+checked arguments, awaits nothing and is passed the time.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from cvqd.simulator.spec import SimulatorSpec
     from cvqd.wire.ring_format import RingFormat
 
-#: doorbell token of the outside's descriptor; rings have theirs from 0
+#: doorbell token of the outside link's descriptor; those of rings are their indices
 _OUTSIDE: Final = -2
 
 
@@ -72,12 +72,12 @@ class NetDevice:
         self._arrivals_pending = False
 
     def join(self, outlet: Outlet) -> None:
-        """Send frames there and receive what comes, whenever the device runs."""
+        """Send and receive frames through ``outlet`` whenever the device runs."""
         self._outlet = outlet
         outlet.join(self)
 
     def plug(self, outside: Outside | None) -> None:
-        """See ``Outlet``; without an end the cable is pulled out."""
+        """See ``Outlet``; None pulls the cable out."""
         self.doorbells.unbind(_OUTSIDE)
         self._outside = outside
         self._data.link = outside or UNPLUGGED
@@ -103,13 +103,13 @@ class NetDevice:
         self._detach(group)
 
     def set_kick(self, index: int, fd: int) -> None:
-        """Listen to an eventfd for a ring; -1 for none."""
+        """Set the kick eventfd of a ring; -1 for none."""
         self.collect_kicks()
         self.doorbells.bind(index, fd)
         self.collect_kicks()
 
     def set_enabled(self, index: int, *, enabled: bool) -> None:
-        """Let a ring run or stop it; kicks from before are lost."""
+        """Let a ring run or stop it; earlier kicks are lost."""
         self.collect_kicks()
         ring = self.rings[index]
         if ring.enabled != enabled:
@@ -120,11 +120,11 @@ class NetDevice:
             ring.pending = False
             ring.broken = False
             ring.detach()
-            # frames may have waited for it
+            # frames may have been waiting for it
             self.doorbells.wake()
 
     def set_suspended(self, *, suspended: bool) -> None:
-        """Stop all rings at once, or let them go on and serve the kicks that came meanwhile."""
+        """Stop all rings at once, or let them go on and serve kicks that came in the meantime."""
         self.collect_kicks()
         self.negotiation.suspended = suspended
         self._claim()
@@ -146,7 +146,7 @@ class NetDevice:
             self.iotlb.forget_effective()
 
     def close(self) -> None:
-        """Reset and forget what a reset leaves; the doorbells are closed by whoever waits for them."""
+        """Reset, and forget what survives a reset; ``engine.release`` closes the doorbells."""
         self.reset()
         self.config_bell.bind(-1)
         self.negotiation.backend = 0
@@ -166,19 +166,19 @@ class NetDevice:
             self.config_bell.ring()
 
     def fail(self) -> None:
-        """Serve nothing until the reset, and tell the driver so: virtio 1.3 §2.1.2."""
+        """Set NEEDS_RESET, tell the driver and serve nothing until the reset: virtio 1.3 §2.1.2."""
         self.negotiation.fail()
         self.config_bell.ring()
 
     def set_link(self, *, up: bool) -> None:
-        """Plug the cable in or pull it; the driver is told if that changes anything."""
+        """Set the link up or down; a change is signalled to the driver."""
         if self.control.link_up != up:
             self.control.link_up = up
             self.config_bell.ring()
 
     @property
     def next_due(self) -> float | None:
-        """When ``turn`` has to be called even if nothing rings, in seconds of the clock given to it."""
+        """When to call ``turn`` even if nothing rings, in seconds of the clock that is passed to it."""
         if not self.negotiation.running:
             return None
         dues = (self._cvq.next_due, self._moderation.next_due)
@@ -187,13 +187,13 @@ class NetDevice:
     def collect_kicks(self) -> None:
         """Take note of what rang, outside a turn.
 
-        Called before anything that decides whether a kick counts, so that a
-        kick is judged by the state it met and not by the one the engine wakes
-        up in: before DRIVER_OK and on a disabled ring it is lost, as it is
-        with ``vdpasim_kick_vq`` in ``drivers/vdpa/vdpa_sim/vdpa_sim.c``.
+        Called before every change that decides whether a kick counts, so that a
+        kick is judged by the state at its time, not by the state when the engine
+        wakes up: before DRIVER_OK and on a disabled ring it is lost, as with
+        ``vdpasim_kick_vq`` in ``drivers/vdpa/vdpa_sim/vdpa_sim.c``.
         """
         if self._note_rung():
-            # what is noted does not ring again, and may be a running ring's or a wake-up
+            # these do not ring again, and may include a running ring's kick or a wake-up
             self.doorbells.wake()
 
     def _note_rung(self) -> bool:
@@ -213,7 +213,7 @@ class NetDevice:
             return False
         touched = self._cvq.answer_late(now)
         features = self.negotiation.features
-        # 2N without CTRL_VQ too, where it is the number of data rings
+        # without CTRL_VQ too, the index is the number of data rings
         index = control_queue_index(features, self.spec.max_queue_pairs)
         served = self.rings[:index]
         if features & Feature.CTRL_VQ.mask:
@@ -224,7 +224,7 @@ class NetDevice:
                 touched.add(control)
         for ring in self.rings[:index]:
             if ring.pending:
-                # a kick on a receive ring only says that there are buffers
+                # a kick on a receive ring only says that there are new buffers, which need no work
                 ring.pending = bool(ring.index & 1) and self._data.transmit(ring)
         self._receive_from_outside()
         for ring in touched:
@@ -255,7 +255,7 @@ class NetDevice:
 
     @property
     def _receiving(self) -> bool:
-        """Whether frames have arrived and may come in; until a driver wants any they wait in the end."""
+        """Whether frames have arrived and a receive ring is enabled; until then they wait in the link."""
         receive = self.rings[: 2 * self.spec.max_queue_pairs : 2]
         return self._arrivals_pending and any(ring.enabled for ring in receive)
 

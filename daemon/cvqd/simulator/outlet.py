@@ -1,10 +1,10 @@
-"""Ends of cables that several simulators name: the one that runs has it.
+"""Ends of cables that several simulators can share: the one that runs is plugged in.
 
 A guest that moves from one simulator to another takes its network along, as if
-somebody replugged a cable: frames that arrive in between wait in the end, and
-a tap interface that the daemon made does not vanish.  An end is open as long
-as a simulator names it, so one that cannot be had is found out before any
-guest depends on it.
+somebody replugged a cable: frames that arrive in between wait in the socket or
+interface, and a tap interface that the daemon created does not vanish.  An end
+is open as long as any simulator is joined to it, so one that cannot be opened
+is noticed before any guest depends on it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Socketed(Protocol):
     """What an outlet needs of a device."""
 
     def plug(self, outside: Outside | None) -> None:
-        """Send and receive there from now on, or nowhere."""
+        """Send and receive through ``outside`` from now on, or with None not at all."""
 
 
 class Outlet:
@@ -40,13 +40,13 @@ class Outlet:
         self.names = 0
 
     def join(self, device: Socketed) -> None:
-        """Name the end, and have it if nobody has."""
+        """Share the end, and plug the device in if no other is."""
         self.names += 1
         if self._device is None:
             self.claim(device)
 
     def claim(self, device: Socketed) -> None:
-        """Take the end from whoever has it."""
+        """Plug the device in, and unplug any other."""
         if self._device is not device:
             if self._device is not None:
                 self._device.plug(None)
@@ -54,7 +54,7 @@ class Outlet:
             device.plug(self._outside)
 
     def leave(self, device: Socketed) -> None:
-        """Name it no more; the last one closes it."""
+        """Stop sharing the end; the last device to leave closes it."""
         if self._device is device:
             device.plug(None)
             self._device = None
@@ -65,13 +65,13 @@ class Outlet:
 
 
 class Outlets:
-    """The open ends of one instance, by what names them."""
+    """The open ends of one instance, by path."""
 
     def __init__(self) -> None:
         self._open: dict[PeerPath | TapPath, Outlet] = {}
 
     def get(self, path: PeerPath | TapPath) -> Outlet:
-        """The end at a path, opened if it was not; ``join`` it.  DeviceError if it cannot be had."""
+        """The end at a path, opened if necessary, to be joined; DeviceError if it cannot be opened."""
         outlet = self._open.get(path)
         if outlet is None:
             outside: Outside = Peer(path) if isinstance(path, PeerPath) else Tap(path)

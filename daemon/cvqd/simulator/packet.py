@@ -1,7 +1,7 @@
 """What a device looks at in a frame: addresses and ports for the hash, the transport part for its checksum.
 
-Frames come from a guest or a network, so any bytes parse: what is cut short or
-unknown is simply not there.
+Frames come from a guest or a network, so any bytes can be parsed: a part that
+is cut short or unknown counts as absent.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ _HOME_ADDRESS: Final = 0xC9  # RFC 6275 §6.3
 class Packet(NamedTuple):
     """An IP packet.
 
-    ``protocol`` is TCP or UDP and ``segment`` its header and data; else None and empty (fragments have none).
-    ``extended`` says that IPv6 extension headers are there; ``home`` and ``routed`` are the addresses that
-    stand in them for ``source`` and ``destination``, or those.
+    ``protocol`` is TCP or UDP and ``segment`` its header and data; else None and empty, as in fragments.
+    ``extended`` says that there are IPv6 extension headers; ``home`` and ``routed`` are the addresses that
+    they give in place of ``source`` and ``destination``, by default those two.
     """
 
     version: int
@@ -40,7 +40,7 @@ class Packet(NamedTuple):
 
 
 def parse(frame: bytes) -> Packet | None:
-    """The IP packet in an Ethernet frame, behind any VLAN tags; None if there is none."""
+    """The IP packet in an Ethernet frame, after any VLAN tags; None if there is none."""
     at = 12
     while frame[at : at + 2] in _TAGS:
         at += 4
@@ -104,15 +104,15 @@ def _with_transport(packet: Packet, protocol: int, segment: bytes) -> Packet:
 
 
 def checksum_holds(packet: Packet) -> bool | None:
-    """Whether the transport checksum is right; None where there is none to look at."""
+    """Whether the transport checksum is correct; None if there is none to check."""
     if packet.protocol is None:
         return None
     segment = packet.segment
     if packet.protocol == UDP and packet.version == 4 and segment[6:8] == bytes(2):  # RFC 768: not computed
         return None
-    # the addresses of the two ends, not of the way between, RFC 8200 §8.1, RFC 6275 §11.3.1
+    # the addresses of the final source and destination, RFC 8200 §8.1, RFC 6275 §11.3.1
     ends = (packet.home, packet.routed) if packet.extended else (packet.source, packet.destination)
     pseudo = b"".join(ends)
     pseudo += len(segment).to_bytes(4, "big") + packet.protocol.to_bytes(4, "big")
-    # a ones' complement sum is a remainder by 0xffff; RFC 1071 §2
+    # a ones' complement sum is a remainder modulo 0xffff; RFC 1071 §2
     return int.from_bytes(pseudo + segment + bytes(len(segment) & 1), "big") % 0xFFFF == 0

@@ -1,7 +1,8 @@
 """Two simulators as two ends of a cable: one Unix datagram per frame.
 
 Each end receives at its own path and sends to the other's, so that either may
-be restarted: an end that is not there loses frames, like a cable pulled out.
+be restarted: while one is absent, frames to it are lost, as on a cable that is
+pulled out.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     from cvqd.simulator.spec import PeerPath
 
-#: asked for on either side, bytes; the kernel gives what net.core.wmem_max allows
+#: bytes of socket buffer requested in each direction; the kernel limits them (net.core.wmem_max, rmem_max)
 _BUFFER: Final = 1 << 20
 
 _REASONS: Final = {
@@ -37,7 +38,7 @@ _REASONS: Final = {
 
 
 class Peer:
-    """One end, a context manager; EADDRINUSE (DeviceError) if somebody lives at the path it is to bind."""
+    """One end, a context manager; DeviceError EADDRINUSE if another process uses the path to bind."""
 
     def __init__(self, path: PeerPath) -> None:
         self._bind = path.bind
@@ -65,7 +66,7 @@ class Peer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._socket.close()
-        # only our own: another instance may have taken the path over
+        # only our own: another instance may have taken over the path
         with suppress(OSError):
             if _identity(self._bind) == self._identity:
                 Path(self._bind).unlink()
@@ -75,7 +76,7 @@ class Peer:
         return self._socket.fileno()
 
     def send(self, frame: bytes, pair: int) -> str | None:  # noqa: ARG002 -- a cable has no pairs
-        """Send one frame; why it was lost, if it was."""
+        """Send one frame; the drop reason if it was lost."""
         try:
             self._socket.sendto(frame, self._connect)
         except OSError as error:
@@ -108,7 +109,7 @@ class Peer:
 
 
 def steer(frame: bytes, pairs: int) -> int:
-    """Pair a frame from outside is received on: fixed for one couple of addresses."""
+    """Pair on which a frame from outside is received: always the same for two MAC addresses."""
     return crc32(frame[:12]) % pairs
 
 

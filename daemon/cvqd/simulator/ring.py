@@ -1,10 +1,10 @@
-"""One ring of the device: what the driver set, and the chains that follow from it.
+"""One ring of the device: what the driver set up, and the chains in it.
 
 A ring is reached only through ``memory()``, the effective table of its group's
-current address space.  Views of guest memory are held between a translation
-and the next ``detach``; whoever changes that table calls ``detach`` before the
-owner of the memory can take it away.  What went wrong is counted and reported
-here, so that those who serve rings only see good chains, bad chains and none.
+current address space.  Views of guest memory are held from a translation to the
+next ``detach``; whoever changes that table calls ``detach`` before the owner of
+the memory can take it away.  Errors are counted and reported here, so callers
+only see good chains, bad chains or none.
 """
 
 from __future__ import annotations
@@ -27,11 +27,10 @@ if TYPE_CHECKING:
 
 
 class Ring:
-    """State of ring ``index``; descriptors for ``num``, ``base`` as SET_VRING_BASE encodes it.
+    """State of ring ``index``; ``num`` in descriptors, ``base`` in the encoding of SET_VRING_BASE.
 
-    ``most`` is how many it has until the driver says another number.
-
-    ``ring_format`` is asked whenever the ring is looked at: it is negotiated for all rings of the device.
+    ``most`` is the size until the driver sets another.  ``ring_format`` returns the format that is
+    negotiated for all rings of the device by now.
     """
 
     def __init__(
@@ -76,7 +75,7 @@ class Ring:
 
     @property
     def base(self) -> int:
-        """Where the ring goes on."""
+        """Where the ring continues."""
         if self._queue is not None:
             return self._queue.base
         return self._format().initial_base if self._base is None else self._base
@@ -88,18 +87,18 @@ class Ring:
         self._base = base
 
     def detach(self) -> None:
-        """Give up every view; the next pop translates anew and goes on at the same index."""
+        """Give up every view; the next ``pop`` translates again and continues at the same place."""
         self._base = self.base
         self._queue = None
 
     def pop(self) -> Chain | None:
-        """The next chain, good or with its ``fault`` counted; None where there is none or no ring."""
+        """The next chain, good or with its ``fault`` counted; None if there is none, or no usable ring."""
         if self.broken:
             return None
         try:
             queue = self._queue or self._attach()
         except GuestError as error:
-            # the table may be changed and the driver may kick again, so the ring is not broken
+            # not broken: the table may still change, and the driver may kick again
             self._count(error)
             return None
         try:
@@ -119,7 +118,7 @@ class Ring:
         """Give a chain back with ``written`` bytes; the driver sees it after ``publish``.
 
         The ring may have been detached since the chain was popped; if it cannot
-        be reached any more the chain is lost, as it would be on a real device.
+        be translated any more, the chain is lost, as on a real device.
         """
         try:
             queue = self._queue or self._attach()
@@ -130,7 +129,7 @@ class Ring:
         self._unpublished = True
 
     def publish(self) -> bool:
-        """Let the driver see completed chains; whether there were any and it wants to be called."""
+        """Let the driver see completed chains; whether there were any for which it wants to be called."""
         if not self._unpublished:
             return False
         self._unpublished = False
@@ -147,8 +146,9 @@ class Ring:
         if not ring_format.has_base(self.num, base):
             raise GuestError("ring.base", f"{base:#x} is no place in a ring of {self.num}")
         sizes = ring_format.sizes(self.num)
-        # a packed ring's descriptors are written by both ends, and where a split ring's used ring is
-        # it has an event area; the available ring and the driver's event area are the driver's
+        # the device writes the descriptors of a packed ring, not those of a split ring; in both formats it
+        # reads the second part (available ring, driver event area) and writes the third (used ring, device
+        # event area)
         descriptors = Access.READ_WRITE if ring_format.packed else Access.READ
         windows = (
             memory.contiguous(at.descriptors, sizes.descriptors, descriptors),

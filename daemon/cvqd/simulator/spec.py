@@ -1,8 +1,8 @@
-"""What a simulated device is to be: the frozen description it is built from.
+"""The frozen description from which a simulated device is built.
 
-``config`` builds it from YAML; tests build it directly.  It knows no file
-format and nothing of how the device works.  Every ``ValueError`` it raises
-begins with the name of the field at fault.
+``config`` makes it from YAML; tests make it directly.  It knows no file format
+and nothing of how the device works.  The text of every ``ValueError`` that it
+raises begins with the name of the field at fault.
 """
 
 from __future__ import annotations
@@ -14,25 +14,25 @@ from typing import Final
 from cvqd.wire.vhost_vdpa import Backend, IovaRange
 from cvqd.wire.virtio import REQUIRES, Feature, mask_of
 
-#: 52:54:00 is the prefix of QEMU's guests, a locally administered one
+#: 52:54:00 is QEMU's prefix for guests and is locally administered
 DEFAULT_MAC: Final = bytes.fromhex("525400127601")
 
-#: the queue count is 2N + 1 and must stay far below the u16 that GET_VRING_NUM and friends use
+#: 2N + 1 rings, of which vhost-user can number 256
 MAX_QUEUE_PAIRS: Final = 127
-#: a ring's limit (virtio 1.3 §2.7)
+#: largest ring, virtio 1.3 §2.7
 MAX_QUEUE_SIZE: Final = 32768
 #: ``VDPASIM_QUEUE_MAX`` of ``drivers/vdpa/vdpa_sim/vdpa_sim.c``
 DEFAULT_QUEUE_SIZE: Final = 256
 
-#: more than the longest request can hold
+#: entries; more than the longest request can hold
 DEFAULT_MAC_TABLE: Final = 16384
 
-#: a sanity bound only
+#: an arbitrary limit
 MAX_ADDRESS_SPACES: Final = 16
 
-#: Everything the simulator can do; MQ and RSS are left out of the default where there is one pair.
-#: GUEST_CSUM: checksums are verified and DATA_VALID is set.  GUEST_TSO: a driver that takes merged packets
-#: may be given them and need not be (virtio 1.3 §5.1.6.4); this device never merges any.
+#: Everything that the simulator can do; with one pair, MQ and RSS are not among the defaults.
+#: GUEST_CSUM: checksums are verified and DATA_VALID is set.  GUEST_TSO: a device may merge packets but need
+#: not do so (virtio 1.3 §5.1.6.4), and this one never does.
 SUPPORTED_FEATURES: Final = mask_of(
     Feature.MTU,
     Feature.MAC,
@@ -62,7 +62,7 @@ SUPPORTED_FEATURES: Final = mask_of(
     Feature.RING_PACKED,
 )
 
-#: without these two no driver can be served: fields are little-endian and addresses are IOVAs
+#: features that a driver must accept: fields are little-endian and addresses are IOVAs
 MANDATORY_FEATURES: Final = mask_of(Feature.VERSION_1, Feature.ACCESS_PLATFORM)
 
 #: 0x17e, what the kernel's simulator offers since Linux 6.7
@@ -78,9 +78,9 @@ SUPPORTED_BACKEND_FEATURES: Final = (
 
 
 class Groups(enum.Enum):
-    """Which rings share a virtqueue group.  Membership never changes with negotiation."""
+    """Which rings share a virtqueue group, whatever features are negotiated."""
 
-    CVQ = "cvq"  #: group 0 has the data rings, group 1 the last ring
+    CVQ = "cvq"  #: the data rings are in group 0, the last ring is in group 1
     PER_QUEUE = "per-queue"  #: ring i is group i
     SINGLE = "single"  #: every ring is in group 0
 
@@ -113,7 +113,7 @@ class TapPath:
     interface: str
 
     def __post_init__(self) -> None:
-        # dev_valid_name in net/core/dev.c; a percent sign would ask the kernel to make up a name
+        # dev_valid_name in net/core/dev.c; with a percent sign the kernel would make up a name
         name = self.interface
         if (
             not 0 < len(name.encode()) < 16
@@ -124,11 +124,11 @@ class TapPath:
 
 
 class FaultAction(enum.Enum):
-    """How the control queue misbehaves.  ``delay`` and ``twice`` obey the command; the others do not."""
+    """How the control queue misbehaves.  ``delay`` and ``twice`` execute the command, the others do not."""
 
     ERR = "err"  #: answered ERR
     DROP = "drop"  #: never answered
-    DELAY = "delay"  #: obeyed at once, answered later
+    DELAY = "delay"  #: executed at once, answered later
     TWICE = "twice"  #: answered properly, then the same used element once more
     WRONG_ID = "wrong_id"  #: the used element names another chain
     ZERO_LENGTH = "zero_length"  #: returned with no byte written
@@ -137,7 +137,7 @@ class FaultAction(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One planned misbehaviour: ``count`` commands called ``command`` (``*`` is any), each ``every``-th."""
+    """One planned misbehaviour, ``count`` times: each ``every``-th command named ``command`` (``*``: any)."""
 
     command: str
     action: FaultAction
@@ -174,7 +174,7 @@ FAILING_CALLS: Final[dict[str, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class CallFault:
-    """The next ``count`` calls of this name fail with EIO, once ``after`` of them went well."""
+    """``count`` calls of this name fail with EIO, after ``after`` of them have succeeded."""
 
     call: str
     count: int = 1
@@ -190,23 +190,23 @@ class CallFault:
 
     @property
     def ioctl(self) -> str:
-        """Its name in errors."""
+        """The call's name in errors."""
         return FAILING_CALLS[self.call]
 
 
 def default_features(max_queue_pairs: int) -> int:
-    """Feature word offered when none is configured: all but RING_PACKED, which QEMU leaves out as well."""
+    """Feature word offered if none is configured: everything but RING_PACKED, which QEMU leaves out too."""
     multiqueue = 0 if max_queue_pairs > 1 else mask_of(Feature.MQ, Feature.RSS)
     return SUPPORTED_FEATURES & ~(Feature.RING_PACKED.mask | multiqueue)
 
 
-#: every 64-bit address, as the kernel's simulator reports
+#: all 64-bit addresses, as the kernel's simulator reports
 WHOLE_RANGE: Final = IovaRange(0, 2**64 - 1)
 
 
 @dataclass(frozen=True, slots=True)
 class SimulatorSpec:
-    """A simulated network device.  ``ValueError`` for a description that no device could satisfy."""
+    """A simulated network device.  ``ValueError`` for a description that cannot be implemented."""
 
     mac: bytes = DEFAULT_MAC  #: six bytes
     mtu: int = 1500  #: bytes
@@ -261,7 +261,7 @@ class SimulatorSpec:
 
     @property
     def offered_features(self) -> int:
-        """Feature word the device offers."""
+        """Feature word that the device offers."""
         return default_features(self.max_queue_pairs) if self.features is None else self.features
 
     @property

@@ -1,4 +1,4 @@
-"""What a simulated device has counted.  Counters survive a reset, as the kernel simulator's do."""
+"""Counters of a simulated device.  They survive a reset, as the kernel simulator's do."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 
 @dataclass(slots=True)
 class Statistics:
-    """Packets, bytes (of frames, without the virtio header) and what went wrong.
+    """Packets, bytes (of frames, without the virtio header) and errors.
 
-    ``queues`` has what the driver can ask for, by ring index and the names of ``wire.control_stats``.
+    ``queues`` has the counters that a driver can read, by ring index and the names of ``wire.control_stats``.
     ``drops`` counts lost frames by reason; ``iotlb_faults``, ``malformed_chains``
     and ``broken_rings`` count by ring index.  An IOTLB fault is one access that
     the ring's address space did not translate or did not allow.
@@ -20,7 +20,7 @@ class Statistics:
     rx_bytes: int = 0
     tx_packets: int = 0
     tx_bytes: int = 0
-    #: accepted frames that found no receive buffer
+    #: accepted frames for which there was no receive buffer
     rx_overruns: int = 0
     cvq_requests: int = 0
     cvq_successes: int = 0
@@ -33,7 +33,7 @@ class Statistics:
     queues: defaultdict[int, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
 
     def as_dict(self) -> dict[str, object]:
-        """Everything, in a form JSON can carry."""
+        """All counters, in a form that JSON can hold."""
         return {
             "rx_packets": self.rx_packets,
             "rx_bytes": self.rx_bytes,

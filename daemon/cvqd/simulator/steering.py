@@ -1,4 +1,4 @@
-"""The hash of a packet and what follows from it: virtio 1.3 §5.1.6.4.3 and §5.1.6.5.7.1."""
+"""Hashes of packets, and steering by them: virtio 1.3 §5.1.6.4.3 and §5.1.6.5.7.1."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _EXTENDED: Final = (HashType.IP_EX, HashType.TCP_EX, HashType.UDP_EX)
 
 
 class PacketHash(NamedTuple):
-    """Value and type; ``kind`` None says that none was calculated."""
+    """Hash value and type; ``kind`` is None if no hash was calculated."""
 
     value: int = 0
     kind: HashType | None = None
@@ -59,7 +59,7 @@ class Hasher:
         self._toeplitz = Toeplitz(key)
 
     def hash(self, packet: Packet | None) -> PacketHash:
-        """Hash by the first enabled type that fits."""
+        """Hash by the first enabled type that applies to the packet."""
         if packet is None or not self._types:
             return NO_HASH
         for kind in _ORDER[packet.version, packet.extended]:

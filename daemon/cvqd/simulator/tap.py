@@ -1,9 +1,10 @@
-"""A simulator on a host's tap interface: one read or write of the tun device per frame.
+"""A simulator on a tap interface of the host: one read or write of the tun device per frame.
 
 The interface's administrator decides who may use it (``ip tuntap add dev NAME
-mode tap user NAME``); an interface that is not there is made by the kernel, if
-the daemon may, and goes with it.  Frames are whole Ethernet frames without a
-header of any kind: the host's side completes checksums and cuts segments itself.
+mode tap user NAME``).  If it does not exist, the kernel creates it, provided
+the daemon has the permission, and removes it when the daemon closes it.  Frames
+are whole Ethernet frames without any other header: the host completes checksums
+and segmentation itself.
 
 Source: Linux ``Documentation/networking/tuntap.rst``, ``drivers/net/tun.c``.
 """
@@ -30,7 +31,7 @@ _DEVICE: Final = "/dev/net/tun"
 _TUNSETIFF: Final = 0x400454CA
 _IFF_TAP: Final = 0x0002
 _IFF_NO_PI: Final = 0x1000
-#: struct ifreq with its flags, as long as the kernel's (40 bytes)
+#: struct ifreq with its flags, padded to the kernel's 40 bytes
 _IFREQ: Final = struct.Struct("16sH22x")
 
 _REASONS: Final = {
@@ -52,7 +53,7 @@ _CAUSES: Final = {
 
 
 class Tap:
-    """One end on an interface, a context manager; DeviceError if the interface cannot be had."""
+    """One end on an interface, a context manager; DeviceError if the interface cannot be opened."""
 
     def __init__(self, path: TapPath) -> None:
         self._interface = path.interface
@@ -82,7 +83,7 @@ class Tap:
         return self._fd
 
     def send(self, frame: bytes, pair: int) -> str | None:  # noqa: ARG002 -- an interface has no pairs
-        """Hand one frame to the host; why it was lost, if it was."""
+        """Pass one frame to the host; the drop reason if it was lost."""
         try:
             os.write(self._fd, frame)
         except OSError as error:
@@ -96,6 +97,6 @@ class Tap:
             try:
                 frames.append(os.read(self._fd, MAX_FRAME + 1))
             except OSError:
-                # nothing more, or the interface was deleted under us: a cable that was pulled out
+                # nothing more, or the interface was deleted, which is like pulling out the cable
                 return frames, False
         return frames, True

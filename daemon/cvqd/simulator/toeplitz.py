@@ -1,9 +1,9 @@
 """The Toeplitz hash of receive-side scaling.
 
-For each input bit that is set, the 32 key bits that begin at its position are
-added (without carry).  Published with test vectors as *Verifying the RSS Hash
-Calculation* in Microsoft's driver documentation; virtio 1.3 §5.1.6.4.3 says
-which fields of a packet are the input.
+For each input bit that is set, the 32 key bits from its position on are XORed
+into the hash.  Microsoft's driver documentation publishes it with test vectors,
+as *Verifying the RSS Hash Calculation*; virtio 1.3 §5.1.6.4.3 says which fields
+of a packet are the input.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _FLOWS: Final = 4096
 
 
 class Toeplitz:
-    """Hashes with one key; a key that is too short for its input is continued with zero bits."""
+    """Hashes with one key; a key that is too short for its input is extended with zero bits."""
 
     def __init__(self, key: bytes) -> None:
         self._bits = 8 * len(key)
@@ -26,7 +26,7 @@ class Toeplitz:
     def _hash(self, data: bytes) -> int:
         """32-bit hash of ``data``."""
         length = 8 * len(data)
-        # the window for the first bit is the top of the key, and it slides down bit by bit
+        # the window for the first bit is at the top of the key and moves down bit by bit
         room = max(self._bits, length + 32)
         key = self._key << (room - self._bits)
         left = int.from_bytes(data, "big")
