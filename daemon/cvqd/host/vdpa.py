@@ -166,13 +166,6 @@ class CharDevice:
         """
         return self._vring_query(Ioctl.VHOST_VDPA_GET_VRING_GROUP, index)
 
-    async def get_vring_desc_group(self, index: int) -> int:
-        """``VHOST_VDPA_GET_VRING_DESC_GROUP`` (``vhost_vring_state``): group of the ring's own areas.
-
-        EOPNOTSUPP unless the device offers DESC_ASID; since Linux 6.7.
-        """
-        return self._vring_query(Ioctl.VHOST_VDPA_GET_VRING_DESC_GROUP, index)
-
     async def set_group_asid(self, group: int, asid: int) -> None:
         """``VHOST_VDPA_SET_GROUP_ASID`` (``vhost_vring_state``: index = group, num = address space).
 

@@ -41,8 +41,6 @@ MAX_SIZE: Final = 24 << 20
 MAX_COMMANDS: Final = 1 << 17
 MAX_CONFIG: Final = 4096
 MAX_ORIGIN: Final = 256
-#: virtio has queues 0 to 65535
-MAX_RINGS: Final = 1 << 16
 MAX_RING_SIZE: Final = 1 << 15
 
 #: flag of a section without which the rest would be misread
