@@ -7,7 +7,7 @@ what follows if the device breaks the rules is up to the owner of the ring:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from cvqd.core.queues.packed_driver_ring import PackedDriverRing
 from cvqd.core.queues.split_driver_ring import SplitDriverRing
@@ -17,14 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from cvqd.wire.ring_format import AnyRing
-
-
-class Part(NamedTuple):
-    """One descriptor's worth of a buffer: address, bytes, and 0, ``DESC_WRITE`` or ``DESC_INDIRECT``."""
-
-    address: int
-    length: int
-    flags: int = 0
 
 
 class DriverRing(Protocol):
@@ -39,7 +31,10 @@ class DriverRing(Protocol):
         """Base for SET_VRING_BASE, from which a device takes every buffer not given back so far."""
 
     def offer(self, parts: Sequence[tuple[int, int, int]]) -> int:
-        """Describe a buffer (see ``Part``) and return its id; IndexError if too few descriptors are free."""
+        """Describe a buffer and return its id; IndexError if too few descriptors are free.
+
+        Each part is one descriptor: address, bytes, and 0, ``DESC_WRITE`` or ``DESC_INDIRECT``.
+        """
 
     def publish(self) -> bool:
         """Let the device see every offered buffer; False if there was none."""
