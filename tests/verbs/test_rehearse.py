@@ -20,7 +20,7 @@ from cvqd.testing.driver import GuestMemory
 from cvqd.testing.frontend import FrontEnd
 from cvqd.testing.net_driver import NetDriver
 from cvqd.testing.sequences import ORDERS
-from cvqd.verbs import rehearse
+from cvqd.verbs import rehearse as verb
 from cvqd.verbs.rehearse import exit_code, progress, shortcoming
 from cvqd.wire.net_control import MacAddrSet
 from cvqd.wire.virtio import Feature, mask_of
@@ -227,6 +227,6 @@ def test_a_log_that_others_follow_already_is_no_reason_not_to_rehearse(monkeypat
         raise control.ControlError("vm0.control: more than 8 clients follow it", 75)
 
     monkeypatch.setattr(control, "Following", full)
-    monkeypatch.setattr(rehearse, "_ask", lambda *_: {"verdict": "passed"})
-    assert rehearse._ask_aloud("vm0.control", 1.0, {"to": "spare"}) == {"verdict": "passed"}
+    monkeypatch.setattr(verb, "_ask", lambda *_: {"verdict": "passed"})
+    assert verb._ask_aloud("vm0.control", 1.0, {"to": "spare"}) == {"verdict": "passed"}
     assert "more than 8 clients follow it" in capsys.readouterr().err
