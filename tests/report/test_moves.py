@@ -74,6 +74,17 @@ def test_a_command_that_is_told_after_the_move_began_is_still_one_before_it(tmp_
     assert [tick.mono_ns for tick in move.commands()[0]] == [answered]
 
 
+def test_commands_of_one_moment_need_not_have_taken_a_time(tmp_path):
+    daemon = Daemon()
+    daemon.started()
+    daemon.command(took_us=0)
+    daemon.command(took_us=0)
+    daemon.lines[-1] = daemon.lines[-1].replace('"elapsed_us":0', '"elapsed_us":null')
+    daemon.move()
+    (move,) = read(tmp_path, daemon).moves
+    assert [tick.elapsed_us for tick in move.ticks] == [0, None]
+
+
 def test_a_rehearsal_there_and_back(tmp_path):
     findings = read(tmp_path, rehearsed(100))
     assert findings.well

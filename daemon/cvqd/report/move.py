@@ -163,7 +163,7 @@ class Move:
         self.phases.sort(
             key=lambda phase: (known.index(phase.name) if phase.name in known else len(known), phase.end_ns)
         )
-        self.ticks.sort()
+        self.ticks.sort(key=lambda tick: tick.mono_ns)
 
     def commands(self) -> tuple[list[Tick], list[Tick], list[Tick]]:
         """The guest's commands before, during and after it, as far as they are kept."""
