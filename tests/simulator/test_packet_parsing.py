@@ -97,6 +97,32 @@ def test_ipv6_extension_headers_give_the_addresses_that_are_hashed(extension, ki
     assert Hasher(left, KEY).hash(packet).kind is None
 
 
+def test_so_many_headers_and_options_are_looked_at_and_no_more():
+    def padded(options: int) -> bytes:
+        padding = bytes(6) + b"\x01\0" * (options - 7)
+        home = b"\xc9\x10" + ip_address(HOME).packed
+        length = (8 + len(padding) + len(home) - 2 + 7) // 8 - 1
+        return ip_frame(
+            *SIX, (1, 2), extension=bytes((length,)) + (padding + home).ljust(8 * length + 6, b"\0")
+        )
+
+    def extended(count: int) -> bytes:
+        whole = ip_frame(*SIX, (1, 2))
+        padding = b"\0\x01\x04" + bytes(4)
+        headers = (b"\x3c" + padding) * (count - 1) + b"\x06" + padding
+        rest = headers + whole[54:]
+        return whole[:18] + len(rest).to_bytes(2, "big") + b"\x3c" + whole[21:54] + rest
+
+    def tagged(count: int) -> bytes:
+        return bytes(12) + b"\x81\0\0\1" * count + ip_frame(*FOUR, (1, 2))[12:]
+
+    assert parse(extended(15)).protocol == parse(tagged(15)).protocol == TCP
+    assert parse(extended(16)).protocol is None
+    assert parse(tagged(16)) is None
+    assert parse(padded(15)).home == ip_address(HOME).packed
+    assert parse(padded(16)).home == ip_address(SIX[0]).packed
+
+
 def test_ex_types_are_not_for_packets_without_extension_headers():
     packet = parse(ip_frame(*SIX, (1, 2)))
     assert Hasher(HashType.TCP_EX.mask | HashType.IP_EX.mask, KEY).hash(packet).kind is None

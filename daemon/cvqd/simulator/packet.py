@@ -14,6 +14,9 @@ UDP: Final = 17
 _TAGS: Final = (b"\x81\x00", b"\x88\xa8")  # IEEE 802.1Q, 802.1ad
 _HOP_BY_HOP, _ROUTING, _FRAGMENT, _DESTINATION = 0, 43, 44, 60  # RFC 8200 §4
 _HOME_ADDRESS: Final = 0xC9  # RFC 6275 §6.3
+#: tags, extension headers, or options of one that are looked at: a frame has room for thousands of
+#: them, a turn of the device for many such frames; MAX_FLOW_DISSECT_HDRS of net/core/flow_dissector.c
+_MOST: Final = 15
 
 
 class Packet(NamedTuple):
@@ -42,7 +45,7 @@ class Packet(NamedTuple):
 def parse(frame: bytes) -> Packet | None:
     """The IP packet in an Ethernet frame, after any VLAN tags; None if there is none."""
     at = 12
-    while frame[at : at + 2] in _TAGS:
+    while frame[at : at + 2] in _TAGS and at < 12 + 4 * _MOST:
         at += 4
     kind, body = frame[at : at + 2], frame[at + 2 :]
     if kind == b"\x08\x00":
@@ -70,7 +73,9 @@ def _parse_v6(body: bytes) -> Packet | None:
     home, routed, extended = source, destination, False
     following, rest = body[6], body[40 : 40 + int.from_bytes(body[4:6], "big")]
     whole = len(rest) == int.from_bytes(body[4:6], "big")
-    while following in (_HOP_BY_HOP, _ROUTING, _DESTINATION, _FRAGMENT) and len(rest) >= 8:
+    for _ in range(_MOST):
+        if following not in (_HOP_BY_HOP, _ROUTING, _DESTINATION, _FRAGMENT) or len(rest) < 8:
+            break
         extended = True
         size = 8 if following == _FRAGMENT else 8 * (rest[1] + 1)
         if following == _FRAGMENT and int.from_bytes(rest[2:4], "big") & 0xFFF9:
@@ -86,7 +91,9 @@ def _parse_v6(body: bytes) -> Packet | None:
 
 def _home_address(options: bytes) -> bytes | None:
     at = 0
-    while at < len(options):
+    for _ in range(_MOST):
+        if at >= len(options):
+            break
         if options[at] == 0:  # one byte of padding
             at += 1
             continue
