@@ -6,12 +6,14 @@ import random
 
 import pytest
 
+from cvqd.simulator.datapath import MAX_FRAME
 from cvqd.simulator.device import SimulatedDevice
 from cvqd.simulator.spec import SimulatorSpec
-from cvqd.testing.device_driver import DeviceDriver
+from cvqd.testing.device_driver import USUAL_FEATURES, DeviceDriver
 from cvqd.testing.driver_ring import Buffer
 from cvqd.wire.net_control import OK, MacAddrSet
 from cvqd.wire.split_ring import Descriptor, ring_sizes
+from cvqd.wire.virtio import Feature
 
 SET_MAC = MacAddrSet(bytes.fromhex("525411223344")).encode()
 ROUNDS = 1500
@@ -91,6 +93,30 @@ async def test_random_rings_end_in_answers_or_a_ring_left_alone(seed):
     driver.commands.kick()
     device.net.turn(0.0)
     assert driver.control.view(ack, 1)[0] == OK
+    await driver.stop()
+    await device.aclose()
+
+
+@pytest.mark.parametrize("flags", [0, 2], ids=["nothing to write to", "a byte each"])
+async def test_a_driver_that_adds_crumbs_for_ever_does_not_keep_the_device(flags):
+    left = 70_000
+
+    def another_processor() -> None:
+        nonlocal left
+        if driver.receive and left:
+            left -= 1
+            driver.receive[0].publish(0)
+
+    device = SimulatedDevice(SimulatorSpec(), Silent(), fence=another_processor)
+    driver = DeviceDriver(device, num=16)
+    await driver.start(USUAL_FEATURES & ~Feature.MTU.mask)
+    ring = driver.receive[0]
+    ring.ring.put_descriptor(0, Descriptor(driver.data.allocate(1), 1, flags, 0))
+    ring.ring.put_descriptor(1, Descriptor(driver.data.allocate(12), 12, 2, 0))
+    ring.publish(1)
+    device.net._data.receive(b"\xff" * MAX_FRAME, 0)
+    assert left > 69_000
+    assert device.statistics.drops == {"rx.too_small": 1}
     await driver.stop()
     await device.aclose()
 

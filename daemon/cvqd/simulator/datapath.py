@@ -179,7 +179,7 @@ class DataPath:
         One chain, unless MRG_RXBUF lets a packet spread over several.  If they do not suffice, they are
         given back unused: the driver sees packets without a header and posts the buffers again.
         """
-        merges = bool(self._control.features & Feature.MRG_RXBUF.mask)
+        merges, header = bool(self._control.features & Feature.MRG_RXBUF.mask), self.header
         chains: list[Chain] = []
         room = 0
         while room < length:
@@ -189,7 +189,9 @@ class DataPath:
             if chain is None:
                 return chains, OVERRUN
             chains.append(chain)
-            if chain.fault is not None or (len(chains) == 1 and chain.writable_length < self.header):
+            # §5.1.6.3.1: with MRG_RXBUF every buffer holds a header at least.  So no driver, whatever it adds
+            # meanwhile, makes this go on for ever or counts more buffers than num_buffers can.
+            if chain.fault is not None or chain.writable_length < header:
                 return chains, "rx.chain" if chain.fault is not None else "rx.too_small"
             room += chain.writable_length
         return chains, None
