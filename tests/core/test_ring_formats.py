@@ -327,6 +327,18 @@ def test_a_table_is_refused_unless_it_was_negotiated(*, packed: bool) -> None:
     assert fault(both) == "chain.indirect"
 
 
+@pytest.mark.parametrize("packed", [False, True], ids=["split", "packed"])
+def test_a_chain_is_only_so_long_however_long_the_ring_is(*, packed: bool) -> None:
+    both = Both(RingFormat(packed=packed), 4096)
+    at = both.put(b"x")
+    both.driver.add([(at, 1, 0)] * 1025)
+    assert fault(both) == ("chain.long" if packed else "chain.loop")
+    both.driver.add([(at, 1, 0)] * 1024)
+    chain = both.pop()
+    assert chain.fault is None
+    assert chain.readable_length == 1024
+
+
 def test_a_split_table_may_end_a_chain_and_its_loops_are_found() -> None:
     both = Both(RingFormat(indirect=True), 8)
     at, answer = both.put(b"xy"), both.put(b"\xff")

@@ -8,7 +8,7 @@ import trio.testing
 from cvqd.errors import DeviceError
 from cvqd.simulator.datapath import BUDGET, MAX_FRAME
 from cvqd.simulator.device import SimulatedDevice
-from cvqd.simulator.spec import Groups, SimulatorSpec
+from cvqd.simulator.spec import SUPPORTED_FEATURES, Groups, SimulatorSpec
 from cvqd.testing.device_driver import NET_HEADER, USUAL_FEATURES, DeviceDriver
 from cvqd.testing.driver_ring import Buffer
 from cvqd.wire.net_control import (
@@ -22,7 +22,7 @@ from cvqd.wire.net_control import (
     VqPairsSet,
 )
 from cvqd.wire.vhost_vdpa import Access
-from cvqd.wire.virtio import Feature
+from cvqd.wire.virtio import Feature, mask_of
 
 OWN = bytes.fromhex("525400127601")
 NEW = bytes.fromhex("525411223344")
@@ -30,6 +30,7 @@ STRANGER = bytes.fromhex("5254cafecafe")
 GROUP = bytes.fromhex("01005e000001")
 BROADCAST = b"\xff" * 6
 CANARY = b"\xc5" * 64
+MULTIQUEUE = mask_of(Feature.MQ, Feature.RSS)
 
 
 def frame(destination: bytes, vid: int | None = None, length: int = 60) -> bytes:
@@ -244,6 +245,24 @@ async def test_a_flood_of_packets_is_served_in_bounded_turns_and_after_commands(
     driver.submit(MacAddrSet(NEW).encode())
     assert device.net.turn(0.0)
     assert (device.statistics.tx_packets, device.statistics.cvq_successes) == (2 * BUDGET, 1)
+    await driver.stop()
+    await device.aclose()
+
+
+@pytest.mark.parametrize("rings", [0, Feature.RING_PACKED.mask], ids=["split", "packed"])
+async def test_packets_of_very_many_pieces_are_served_in_bounded_turns_too(log, rings):
+    device = SimulatedDevice(SimulatorSpec(queue_size=2048, features=SUPPORTED_FEATURES & ~MULTIQUEUE), log)
+    driver = DeviceDriver(device, num=2048, rings=rings)
+    await driver.start()
+    piece = Buffer(driver.data.put(bytes(2)), 2)
+    for _ in range(4):
+        driver.transmit[0].add([piece] * 500)
+    driver.transmit[0].kick()
+    assert device.net.turn(0.0)
+    assert 0 < device.statistics.tx_packets < 4
+    while device.net.turn(0.0):
+        pass
+    assert device.statistics.tx_packets == 4
     await driver.stop()
     await device.aclose()
 

@@ -36,8 +36,9 @@ DATA_VALID: Final = 2
 #: bytes of the longest frame: the largest IP packet with an Ethernet header and a tag
 MAX_FRAME: Final = 65535 + 18
 
-#: packets of one ring that are served in one turn
+#: packets of one ring that are served in one turn, and descriptors after which no further one is
 BUDGET: Final = 16
+SEGMENTS: Final = 1024
 
 #: an accepted frame found no receive buffer
 OVERRUN: Final = "rx.overrun"
@@ -90,7 +91,10 @@ class DataPath:
         """Send up to ``BUDGET`` packets of a transmit ring; whether there may be more."""
         header = self.header
         own = self._statistics.queues[ring.index]
+        segments = 0
         for _ in range(BUDGET):
+            if segments >= SEGMENTS:
+                break
             chain = ring.pop()
             if chain is None:
                 return False
@@ -100,6 +104,7 @@ class DataPath:
                 reason = "tx.oversize"
             else:
                 reason = self._send(chain.read(header + MAX_FRAME)[header:], ring.index // 2)
+            segments += chain.descriptors + len(chain.readable) + len(chain.writable)
             ring.complete(chain, 0)
             self._touched[ring] += 1
             if reason is not None:

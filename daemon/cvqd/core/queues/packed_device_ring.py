@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cvqd.core.queues.chain import Chain, indirect_table
+from cvqd.core.queues.chain import LONGEST_CHAIN, Chain, indirect_table
 from cvqd.core.queues.packed_answers import Answered, PackedAnswers
 from cvqd.errors import GuestError
 from cvqd.wire.packed_ring import (
@@ -151,6 +151,8 @@ class PackedDeviceRing:
 
     def _fill(self, chain: Chain, found: list[PackedDescriptor]) -> None:
         memory = self._memory
+        if len(found) > LONGEST_CHAIN:
+            raise GuestError("chain.long", f"{len(found)} descriptors")
         for address, length, _, flags in found:
             if not flags & DESC_INDIRECT:
                 chain.add(memory, address, length, flags)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cvqd.core.queues.chain import Chain, indirect_table
+from cvqd.core.queues.chain import LONGEST_CHAIN, Chain, indirect_table
 from cvqd.errors import GuestError
 from cvqd.wire.split_ring import DESC_INDIRECT, DESC_NEXT, NO_NOTIFICATION, crossed
 
@@ -96,8 +96,8 @@ class SplitDeviceRing:
 
     def _walk(self, chain: Chain) -> None:
         ring, memory = self._ring, self._memory
-        index = chain.head
-        for _ in range(ring.num):
+        index, most = chain.head, min(ring.num, LONGEST_CHAIN)
+        for _ in range(most):
             address, length, flags, following = ring.descriptor(index)
             if flags & DESC_INDIRECT:
                 if not self._indirect:
@@ -112,7 +112,7 @@ class SplitDeviceRing:
             if following >= ring.num:
                 raise GuestError("chain.next", f"descriptor {following} in a table of {ring.num}")
             index = following
-        raise GuestError("chain.loop", f"more than {ring.num} descriptors")
+        raise GuestError("chain.loop", f"more than {most} descriptors")
 
     def _walk_table(self, chain: Chain, table: list[tuple[int, int, int, int]]) -> None:
         index = 0
