@@ -197,6 +197,10 @@ if TYPE_CHECKING:
             "device: {kind: simulator, datapath: {kind: tap, interface: a/b}}\n",
             "1:60: device.datapath.interface: 'a/b' is not the name",
         ),
+        (
+            'device: {kind: simulator, datapath: {kind: tap, interface: "a\\0b"}}\n',
+            "1:60: device.datapath.interface: 'a\\x00b' is not the name",
+        ),
         (MINIMAL + "targets: {a b: {kind: simulator}}\n", "2:11: targets: 'a b' is not a name"),
         (
             MINIMAL + "control: {socket: /x}\nfrontend: {socket: /x}\n",
@@ -246,6 +250,21 @@ targets:
 def test_a_file_whose_stem_is_no_instance_name_is_refused(name: str):
     (only,) = problems(MINIMAL, f"/etc/cvqd/{name}")
     assert only.startswith(f"/etc/cvqd/{name}:1:1: instance: the file's name is the instance's")
+
+
+def test_aliases_are_counted_where_they_stand():
+    # a device with 2000 faults, of which each target has all
+    faults = "[&z {command: '*', action: err}" + ", *z" * 1999 + "]"
+    text = "device: &d {kind: simulator, faults: " + faults + "}\ntargets: {"
+    (only,) = problems(text + ", ".join(f"t{number}: *d" for number in range(500)) + "}\n")
+    assert "yaml: more than 131072 values" in only
+    load_one = config.parse(text + "t: *d}\n", "vm0.yaml")
+    assert load_one.targets["t"] == load_one.device
+
+
+def test_a_kind_of_device_that_is_a_novel_is_told_in_a_line():
+    (only,) = problems("device: {kind: " + "x" * 200_000 + "}\n")
+    assert len(only) < 200
 
 
 def test_a_file_that_cannot_be_read_is_a_configuration_error(tmp_path: Path):

@@ -125,7 +125,7 @@ _DATAPATH: Final = Union(
                 Field(
                     "interface",
                     # the name of a network interface, dev_valid_name in net/core/dev.c
-                    Scalar("name", str, scalars.word(r"(?!\.{1,2}$)[^/:%\s]{1,15}")),
+                    Scalar("name", str, scalars.word(r"(?!\.{1,2}$)[^/:%\s\x00]{1,15}")),
                     REQUIRED,
                     "its name; made, and gone with the daemon, if it is not there and the daemon may",
                 ),

@@ -26,6 +26,9 @@ REQUIRED: Final = object()
 DEFAULTS: Final = object()
 
 _TAG: Final = "tag:yaml.org,2002:"
+#: values and mappings of a file, an alias counted wherever it stands: no text of ``config.MAX_BYTES``
+#: holds as many, and a few aliases of aliases would be read for hours
+_MOST_VALUES: Final = 1 << 17
 _SCALAR_TAGS: Final = frozenset(
     _TAG + kind for kind in ("str", "int", "float", "bool", "timestamp", "value", "merge")
 )
@@ -38,6 +41,7 @@ class Reader:
         self._file = file
         self._names = names
         self._problems: list[tuple[int, int, str]] = []
+        self._values = 0
 
     def problem(self, line: int, column: int, key: str, reason: str) -> None:
         """Note a finding; ``line`` and ``column`` count from 1."""
@@ -47,6 +51,13 @@ class Reader:
         """Note a finding where ``node`` starts; returns ``INVALID``."""
         self.problem(node.start_mark.line + 1, node.start_mark.column + 1, key, reason)
         return INVALID
+
+    def count(self, node: yaml.Node) -> None:
+        """Note that a value is read; ConfigError for one too many."""
+        self._values += 1
+        if self._values > _MOST_VALUES:
+            self.at(node, "yaml", f"more than {_MOST_VALUES} values, each counted wherever an alias puts it")
+            self.finish()
 
     def default(self, value: Any) -> Any:
         """Default of a field, with the instance's name filled in."""
@@ -113,6 +124,7 @@ class Scalar:
 
     def read(self, reader: Reader, node: yaml.Node, key: str) -> Any:
         """Converted value or INVALID."""
+        reader.count(node)
         if not isinstance(node, yaml.ScalarNode):
             return reader.at(node, key, f"expected {plain(self.shown)}")
         if node.tag == _TAG + "null":
@@ -199,6 +211,7 @@ class Section:
 
     def read(self, reader: Reader, node: yaml.Node, key: str, *, tag: str | None = None) -> Any:
         """Built value or INVALID; ``tag`` is a key that was read already."""
+        reader.count(node)
         if isinstance(node, yaml.MappingNode):
             pairs = entries(reader, node, key)
         elif isinstance(node, yaml.ScalarNode) and node.tag == _TAG + "null":
@@ -262,7 +275,7 @@ class Union:
     def _known(self, kind: str) -> str:
         if kind not in self.variants:
             raise ValueError(
-                f"{kind!r} is not one of {', '.join(self.variants)}{did_you_mean(kind, self.variants)}"
+                f"{kind[:48]!r} is not one of {', '.join(self.variants)}{did_you_mean(kind, self.variants)}"
             )
         return kind
 

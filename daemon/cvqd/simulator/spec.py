@@ -118,7 +118,7 @@ class TapPath:
         if (
             not 0 < len(name.encode()) < 16
             or name in {".", ".."}
-            or any(character in "/:%" or character.isspace() for character in name)
+            or any(character in "/:%\0" or character.isspace() for character in name)
         ):
             raise ValueError(f"interface: {name!r} is not the name of a network interface")
 
