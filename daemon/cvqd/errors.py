@@ -113,12 +113,16 @@ class SnapshotError(CvqdError):
 
 
 class CompatibilityError(CvqdError):
-    """A device cannot carry on from a snapshot; ``shortcomings`` holds every reason."""
+    """A device cannot carry on from a snapshot; ``shortcomings`` has each reason, the text not all."""
 
     exit_code = 65
+    #: reasons that are told: a snapshot may be wrong for every queue there can be
+    _TOLD = 100
 
     def __init__(self, shortcomings: list[str]) -> None:
-        super().__init__("; ".join(shortcomings))
+        left_out = len(shortcomings) - self._TOLD
+        more = [f"and {left_out} more"] if left_out > 0 else []
+        super().__init__("; ".join(shortcomings[: self._TOLD] + more))
         self.shortcomings = shortcomings
 
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from cvqd.core.coalescing import CoalescingTable
 from cvqd.core.compatibility import shortcomings, usable
 from cvqd.core.features import FeatureOffer, offer
 from cvqd.core.lifecycle import DeviceFacts
@@ -197,3 +198,13 @@ def test_a_device_without_indices_takes_rings_that_were_never_used():
 def test_a_snapshot_that_is_wrong_in_itself_blames_no_device():
     with pytest.raises(SnapshotError, match="its commands lead to"):
         usable(taken(digest="0" * 16), offered(), FACTS)
+
+
+@pytest.mark.timeout(20)
+def test_a_snapshot_that_names_very_many_queues_is_refused_soon_and_in_a_line():
+    many = [CoalVqSet(queue, Coalescing(1, queue)) for queue in range(20_000)]
+    state = TrackedState(MAC)._replace(coalescing=CoalescingTable().after(*many))
+    with pytest.raises(CompatibilityError, match=r"; and \d+ more$") as caught:
+        usable(snapshot_of(state, features=FEATURES, config=FACTS.config), offered(), FACTS)
+    assert len(caught.value.shortcomings) > 19_000
+    assert len(str(caught.value)) < 10_000

@@ -24,19 +24,24 @@ class CoalescingTable(NamedTuple):
         """Values of one queue."""
         return dict(self.queues).get(queue, self.tx if queue & 1 else self.rx)
 
-    def after(self, command: CoalTxSet | CoalRxSet | CoalVqSet) -> CoalescingTable:
-        """The table once the device acknowledged ``command``."""
-        match command:
-            case CoalTxSet(values):
-                return self._replace(tx=values, queues=tuple(own for own in self.queues if not own[0] & 1))
-            case CoalRxSet(values):
-                return self._replace(rx=values, queues=tuple(own for own in self.queues if own[0] & 1))
-            case CoalVqSet(queue, values):
-                others = {index: own for index, own in self.queues if index != queue}
-                # a queue that has the values of its kind is no exception: equal tables must have equal fields
-                if values != (self.tx if queue & 1 else self.rx):
-                    others[queue] = values
-                return self._replace(queues=tuple(sorted(others.items())))
+    def after(self, *commands: CoalTxSet | CoalRxSet | CoalVqSet) -> CoalescingTable:
+        """The table once the device acknowledged the commands; of many each costs what one of few does."""
+        tx, rx = self.tx, self.rx
+        own: tuple[dict[int, Coalescing], dict[int, Coalescing]] = ({}, {})
+        for queue, values in self.queues:
+            own[queue & 1][queue] = values
+        for command in commands:
+            match command:
+                case CoalTxSet(tx):
+                    own[1].clear()
+                case CoalRxSet(rx):
+                    own[0].clear()
+                case CoalVqSet(queue, values):
+                    own[queue & 1][queue] = values
+        # a queue that has the values of its kind is no exception: equal tables must have equal fields
+        differing = [(queue, values) for queue, values in own[0].items() if values != rx]
+        differing += [(queue, values) for queue, values in own[1].items() if values != tx]
+        return CoalescingTable(tx, rx, tuple(sorted(differing)))
 
     def global_commands(self) -> Iterator[CoalTxSet | CoalRxSet]:
         """Commands that give a reset device the values for all queues."""

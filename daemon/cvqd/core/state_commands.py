@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING
 from cvqd.core.tracked import TrackedState
 from cvqd.errors import SnapshotError
 from cvqd.wire.net_control import (
+    CoalRxSet,
+    CoalTxSet,
+    CoalVqSet,
     Command,
     GuestOffloadsSet,
     MacAddrSet,
@@ -41,12 +44,17 @@ def folded(commands: Iterable[Command], *, announce: bool) -> TrackedState:
     ``announce`` is the announce bit before the first of them.
     """
     state = TrackedState(bytes(6), announce=announce)
+    # together: a snapshot may have any number of queues, and one by one each costs as much as there are
+    coalescing: list[CoalTxSet | CoalRxSet | CoalVqSet] = []
     for command in commands:
+        if isinstance(command, CoalTxSet | CoalRxSet | CoalVqSet):
+            coalescing.append(command)
+            continue
         # the field is 16 bits wide, VLAN ids are 12
         if isinstance(command, VlanAdd) and command.vid > 4095:
             raise SnapshotError(f"VLAN {command.vid} is above 4095")
         state = state.after(command)
-    return state
+    return state._replace(coalescing=state.coalescing.after(*coalescing))
 
 
 def carried(snapshot: Snapshot) -> TrackedState:
