@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import inspect
+import os
+import signal
 import subprocess
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from unittest.mock import Mock
 
@@ -67,6 +70,31 @@ async def test_a_reader_that_leaves_leaves_no_step_behind() -> None:
     with pytest.raises(BrokenPipeError):
         await stage.act("a title that nobody reads", action)
     assert inspect.getcoroutinestate(action) == inspect.CORO_CLOSED
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_demonstration_that_is_ended_leaves_nothing_behind(number: signal.Signals, tmp_path: Path) -> None:
+    waits = """
+import sys, trio
+from cvqd import cli, demo
+async def tell(screen, daemon, enter):
+    print(daemon.pid, flush=True)
+    await trio.sleep_forever()
+demo.tell = tell
+sys.exit(cli.main(["demo"]))
+"""
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    with subprocess.Popen([sys.executable, "-c", waits], stdout=subprocess.PIPE, env=environment) as played:
+        assert played.stdout is not None
+        daemon = next(int(line) for line in played.stdout if line.strip().isdigit())
+        played.send_signal(number)
+        try:
+            assert played.wait(20) == 130
+        finally:
+            with suppress(ProcessLookupError):
+                os.kill(daemon, signal.SIGKILL)
+                pytest.fail("the daemon was left behind")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.usefixtures("no_uml")

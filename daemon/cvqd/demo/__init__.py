@@ -7,8 +7,10 @@ line with a tick is a check that can fail.
 
 from __future__ import annotations
 
+import signal
 import sys
 import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -23,6 +25,7 @@ from cvqd.testing.frontend_connection import FrontEndError
 from cvqd.testing.uml import UmlError, UmlGuest
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from contextlib import AbstractAsyncContextManager
 
     from cvqd.demo.player import Player
@@ -35,12 +38,27 @@ def main() -> int:
     """Run the demonstration on standard output; exit code 0 if every check held, else 1."""
     screen = Screen(sys.stdout)
     try:
-        trio.run(_demonstrate, screen)
+        with _ends_like_ctrl_c(signal.SIGTERM, signal.SIGHUP):
+            trio.run(_demonstrate, screen)
     except (UmlError, DaemonError, FrontEndError) as problem:
         screen.failed(str(problem))
     except trio.TooSlowError:
         screen.failed(f"not finished within {_PATIENCE} s")
     return 0 if screen.conclude() else 1
+
+
+@contextmanager
+def _ends_like_ctrl_c(*numbers: signal.Signals) -> Iterator[None]:
+    """A terminal that is closed, or whoever else ends us, leaves no daemon and no guest behind."""
+    before = {number: signal.getsignal(number) for number in numbers}
+    try:
+        for number, handler in before.items():
+            if handler is signal.SIG_DFL:  # nohup(1) says otherwise
+                signal.signal(number, lambda *_: signal.raise_signal(signal.SIGINT))
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 async def _demonstrate(screen: Screen) -> None:

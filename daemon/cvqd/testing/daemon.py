@@ -60,11 +60,17 @@ OUTCOMES: Final = {"cvq.command.acked", "cvq.command.refused", "cvq.command.expi
 class DaemonProcess:
     """One running daemon.  Made by ``start``; all waiting is bounded, deadlines are in seconds."""
 
-    def __init__(self, process: subprocess.Popen[bytes], log: trio.lowlevel.FdStream, config: Path) -> None:
-        content = yaml.safe_load(config.read_text())
+    def __init__(
+        self,
+        process: subprocess.Popen[bytes],
+        log: trio.lowlevel.FdStream,
+        config: Path,
+        socket: str,
+        control: str,
+    ) -> None:
         self.config = config
-        self.socket: str = content["frontend"]["socket"]
-        self.control: str = content["control"]["socket"]
+        self.socket = socket
+        self.control = control
         #: Every log event so far, in order.
         self.events: list[dict[str, Any]] = []
         #: Lines on standard output or error that are no log events.
@@ -90,13 +96,16 @@ class DaemonProcess:
         """Write ``name``.yaml into ``directory``, run the daemon on it until it is ready, kill it at the end.
 
         ``cpu`` pins it to one core, ``under`` is a command that executes the daemon, ``environment`` is
-        added to ours.  Raises DaemonError if it is not ready in time or ends.
+        added to ours.  Raises DaemonError if it is not ready in time or ends, KeyError for a ``config``
+        that does not say where the two sockets are.
         """
+        # before there is a process to be left behind
+        sockets = config["frontend"]["socket"], config["control"]["socket"]
         path = directory / f"{name}.yaml"
         path.write_text(yaml.safe_dump(dict(config), sort_keys=False))
         pin = [] if cpu is None else ["taskset", "--cpu-list", str(cpu)]
         process, log = _spawn(path, [*pin, *under], environment or {})
-        daemon = cls(process, trio.lowlevel.FdStream(log), path)
+        daemon = cls(process, trio.lowlevel.FdStream(log), path, *sockets)
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(daemon._follow)
