@@ -59,6 +59,9 @@ class InFlight:
         """What is in flight gets no answer now; a report of lines left out may still explain that."""
         self._ended += [(line, now_ns) for line in self._waiting.values()]
         self._waiting.clear()
+        # devices end for ever at one moment only where a clock stands still
+        if len(self._ended) > 2 * MOST:
+            self._ended.clear()
 
     def unanswered(self, now_ns: int) -> list[Line]:
         """Commands whose device stopped without an answer, once no line can explain that any more."""

@@ -67,11 +67,11 @@ class RunLog:
         if not self.sequence.take(line):
             return
         self.lines += 1
+        if self.sequence.crowded:
+            self._tell_gaps(OPEN // 2)
         if line.seq > known:
             if line.seq != known + 1:
                 self._in_flight.excuse()
-                if self.sequence.crowded:
-                    self._tell_gaps(OPEN // 2)
             if line.fields["ts"] < self.last.fields["ts"]:
                 self.clock_back += 1
             self.last = line
