@@ -250,6 +250,16 @@ async def test_a_disabled_ring_takes_no_late_answer(autojump_clock, drive):
     assert driver.commands.poll() is None
 
 
+async def test_a_late_answer_does_not_mind_what_happens_to_the_data_rings_memory(autojump_clock, drive):
+    driver = await drive(faults=(Fault("mac.addr_set", FaultAction.DELAY, delay=1.0),))
+    ack = driver.submit(SET_MAC)
+    await trio.testing.wait_all_tasks_blocked()
+    more = driver.data.mapping()._replace(iova=1 << 40)
+    await driver.device.iotlb(0, [more, Unmap(more.iova, more.size)])
+    assert (await driver.commands.wait())[1] == 1
+    assert driver.control.view(ack, 1)[0] == OK
+
+
 async def test_a_late_answer_does_not_reach_memory_that_was_taken_away(autojump_clock, drive):
     driver = await drive(faults=(Fault("mac.addr_set", FaultAction.DELAY, delay=1.0),))
     ack = driver.submit(SET_MAC)

@@ -72,11 +72,11 @@ class ControlQueue:
         self._late.clear()
         self._failed = False
 
-    def detach(self) -> None:
-        """Give up every view of memory: late answers can no longer write their ack byte."""
+    def detach(self, ring: Ring) -> None:
+        """Give up every view had through ``ring``: its late answers can no longer write their ack byte."""
         for late in self._late:
-            late.chain.readable.clear()
-            late.chain.writable.clear()
+            if late.ring is ring:
+                late.chain.release()
 
     def answer_late(self, now: float) -> set[Ring]:
         """Give the answers that are due; return the rings that have something to publish."""

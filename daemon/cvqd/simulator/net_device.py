@@ -278,4 +278,4 @@ class NetDevice:
         for ring in self.rings:
             if self.spec.group_of(ring.index) == group:
                 ring.detach()
-        self._cvq.detach()
+                self._cvq.detach(ring)
