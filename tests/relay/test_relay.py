@@ -14,6 +14,7 @@ from cvqd.core.policy import Policy
 from cvqd.core.queues.guest_queue import Chain, GuestQueue
 from cvqd.core.queues.shadow_queue import ShadowLayout, ShadowQueue
 from cvqd.core.site_policy import SitePolicy
+from cvqd.core.state_keeper import NothingKept
 from cvqd.core.tracked import TrackedState
 from cvqd.relay import SILENCE, Relay
 from cvqd.telemetry.journal import BACKLOG, Journal
@@ -223,6 +224,76 @@ def test_a_device_that_is_silent_costs_the_guest_a_deadline_and_no_more():
     assert stage.device_obeys() == [VqPairsSet(3)]
     stage.step(14)
     assert stage.answers() == [0]
+
+
+def test_the_next_deadline_is_that_of_whoever_may_wait_least():
+    stage = Stage()
+    stage.send(MacAddrSet(OTHER))
+    stage.step(10)
+    stage.send(VqPairsSet(2))
+    stage.step(10.5)
+    assert stage.relay._next_deadline() == 11, "the second waits for the first, and may wait longer"
+    stage.step(11)
+    assert stage.relay._next_deadline() == 11.5
+    stage.relay.deadline = 0.25
+    stage.send(VqPairsSet(3))
+    stage.step(11)
+    assert stage.relay._next_deadline() == 11.25
+
+
+class Keeper(NothingKept):
+    """Notes what the guest had seen of the answers when something was kept."""
+
+    def __init__(self, stage: Stage) -> None:
+        super().__init__()
+        self._stage = stage
+        self.story: list[tuple[str, int]] = []
+        self.tidied = 0
+        stage.relay._kept = self
+        stage.relay._call_guest = lambda: self._note("called")
+
+    def _note(self, what: str) -> None:
+        self.story.append((what, self._stage.guest.ring.used_index))
+
+    def commit(self, ledger: Ledger) -> None:
+        for _ in ledger.take_fresh():
+            self._note("kept")
+
+    def tidy(self, ledger: Ledger) -> None:  # noqa: ARG002
+        self.tidied += 1
+
+
+def test_what_was_acknowledged_is_kept_before_the_guest_sees_it_and_it_is_called_after_that():
+    stage = Stage()
+    keeper = Keeper(stage)
+    stage.send(MacAddrSet(OTHER), VlanAdd(1))
+    stage.step(0)
+    stage.device_obeys()
+    stage.step(0)
+    assert keeper.story == [("kept", 0), ("kept", 0), ("called", 2)]
+
+
+async def test_what_is_kept_is_tidied_when_nobody_waits():
+    stage = Stage()
+    keeper = Keeper(stage)
+    tidied = []
+
+    def the_device_answers() -> list[int]:
+        tidied.append(keeper.tidied)
+        stage.device_obeys()
+        return [1]
+
+    stage.send(MacAddrSet(OTHER))
+    await run_until_over(stage, ScriptedDoorbells(the_device_answers))
+    assert [*tidied, keeper.tidied] == [0, 1]
+
+
+def test_who_still_asks_when_the_device_is_gone_is_turned_away_whatever_the_number():
+    stage = Stage(slots=2)
+    stage.send(*(VlanAdd(vid) for vid in range(5)))
+    stage.relay.turn_away()
+    assert stage.answers() == [1] * 5
+    assert stage.device_takes() == []
 
 
 def test_a_queue_that_cannot_be_followed_is_reported_once_and_what_was_popped_is_answered():
@@ -446,6 +517,18 @@ def test_a_device_that_can_do_neither_has_its_refusal_passed_on():
     stage.send(VlanAdd(1))
     stage.step(0)
     assert stage.device_obeys() == [VlanAdd(1)]
+
+
+def test_a_table_that_is_refused_late_has_nothing_done_for_it():
+    stage = Stage()
+    stage.send(BIG)
+    stage.step(0)
+    stage.step(1)
+    assert stage.answers() == [1], "expired"
+    stage.device_gives(stage.device_takes()[0][0], ack=1)
+    stage.step(1)
+    assert stage.device_takes() == []
+    assert stage.ledger.state == TrackedState(MAC)
 
 
 def test_a_device_that_is_promiscuous_too_late_is_so_for_no_table_that_the_guest_knows():
