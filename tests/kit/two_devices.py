@@ -25,6 +25,7 @@ GROUP = bytes.fromhex("01005e000001")
 SPARE = SimulatorSpec(mac=ELSEWHERE, max_queue_pairs=2)
 HASHING = mask_of(Feature.HASH_REPORT, Feature.RSS)
 PHASES = ["prepare", "suspend", "indices", "replay", "start"]
+DRY_PHASES = ["suspend", "snapshot", "compare", "resume"]
 NO_RESUME = SUPPORTED_BACKEND_FEATURES & ~Backend.RESUME.mask
 LATE = SUPPORTED_BACKEND_FEATURES & ~Backend.ENABLE_AFTER_DRIVER_OK.mask
 WAYS_BACK = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,7 +12,16 @@ from cvqd.migration import Migration
 from cvqd.simulator.device import SimulatedDevice
 from cvqd.simulator.spec import PeerPath, SimulatorSpec, default_features
 from cvqd.wire.net_config import OFFSET_STATUS
-from cvqd.wire.net_control import Coalescing, CoalVqSet, MacTableSet, RxMode, RxModeSet, VlanAdd, VqPairsSet
+from cvqd.wire.net_control import (
+    AnnounceAck,
+    Coalescing,
+    CoalVqSet,
+    MacTableSet,
+    RxMode,
+    RxModeSet,
+    VlanAdd,
+    VqPairsSet,
+)
 from cvqd.wire.vhost_user import BackRequest
 from cvqd.wire.virtio import Feature
 from kit.rig import BROADCAST, MAC_A, MAC_B, Rig, frame, settled
@@ -107,6 +117,25 @@ async def test_whatever_the_front_end_the_guest_goes_and_comes_back(tmp_path: Pa
         assert {move["verdict"] for move in answer["moves"]} == {"passed"}
         assert (answer["guest_on"], rig.owner.current.name) == ("device", "device")
         await well(guest)
+
+
+async def test_a_device_with_more_pairs_shows_the_guest_as_many_as_it_has(tmp_path: Path) -> None:
+    async with two(tmp_path, spare=SimulatorSpec(mac=ELSEWHERE, max_queue_pairs=4)) as (rig, guest):
+        assert (await rehearse(rig, back=True))["verdict"] == "passed"
+        await rehearse(rig)
+        assert rig.owner.current.offer.max_pairs == 2
+        assert await guest.command(VqPairsSet(2).encode()) == 0
+        await well(guest)
+
+
+async def test_an_announcement_that_the_guest_owes_goes_along(tmp_path: Path) -> None:
+    silent = SimulatorSpec(max_queue_pairs=2, features=default_features(2) & ~Feature.GUEST_ANNOUNCE.mask)
+    async with two(tmp_path, silent, replace(silent, mac=ELSEWHERE)) as (rig, guest):
+        rig.owner.announce()
+        (move,) = (await rehearse(rig))["moves"]
+        assert move["digest_before"] == move["digest_after"] == rig.owner.state.digest()
+        assert rig.owner.state.announce
+        assert await guest.command(AnnounceAck().encode()) == 0
 
 
 async def test_a_guest_whose_control_queue_is_kept_goes_with_its_pairs(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from cvqd.simulator.device import SimulatedDevice
 from cvqd.simulator.spec import Fault, FaultAction
 from cvqd.telemetry.move import Move
 from kit.rig import Rig, jumping_clock, open_descriptors, settled
-from kit.two_devices import PHASES, SPARE, mappings, moving, rehearse, two, waiting, well
+from kit.two_devices import DRY_PHASES, PHASES, SPARE, mappings, moving, rehearse, two, waiting, well
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -126,19 +126,23 @@ async def ending(rig: Rig, nursery: trio.Nursery) -> float:
     return trio.current_time() - begun
 
 
-@pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.parametrize(
+    ("phases", "phase"), [(phases, phase) for phases in (PHASES, DRY_PHASES) for phase in phases]
+)
 @pytest.mark.parametrize("who", ["rehearsal", "daemon"])
 async def test_whoever_ends_meanwhile_ends_in_order(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, who: str, phase: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, who: str, phases: list[str], phase: str
 ) -> None:
     gc.collect()
     before = open_descriptors(), mappings()
-    await cut_short(tmp_path, monkeypatch, who, phase)
+    await cut_short(tmp_path, monkeypatch, who, phases, phase)
     gc.collect()
     assert (open_descriptors(), mappings()) == before
 
 
-async def cut_short(directory: Path, monkeypatch: pytest.MonkeyPatch, who: str, phase: str) -> None:
+async def cut_short(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, who: str, phases: list[str], phase: str
+) -> None:
     """A whole life, with a move in whose ``phase`` the rehearsal or all of the daemon is cancelled."""
     entered: list[str] = []
     timed = Move.phase
@@ -157,8 +161,8 @@ async def cut_short(directory: Path, monkeypatch: pytest.MonkeyPatch, who: str, 
                         yield
 
                 patch.setattr(Move, "phase", at_which_it_ends)
-                nursery.start_soon(rehearse, rig)
-        assert entered in (PHASES[:1], PHASES), "what the guest notices is done in full"
+                nursery.start_soon(partial(rehearse, rig, dry=phases is DRY_PHASES))
+        assert entered in (PHASES[:1], phases), "what the guest notices is done in full"
         if who == "rehearsal":
             await well(guest)
     assert not rig.owner.running

@@ -11,6 +11,7 @@ import pytest
 
 from cvqd.owner import run
 from cvqd.owner.launch import Launch
+from cvqd.simulator.device import SimulatedDevice
 from cvqd.simulator.spec import CallFault, Fault, FaultAction
 from cvqd.wire.net_control import Coalescing, CoalVqSet, MacTableSet, RxMode, RxModeSet
 from kit.rig import Guest, Rig, frame, jumping_clock, settled
@@ -91,6 +92,26 @@ async def test_a_target_that_fails_gives_the_guest_back(
         for _ in range(2):
             await stays(rig, guest, phase)
         assert len(rig.log.of("switchover.failed")) == 2
+
+
+@pytest.mark.parametrize("way", WAYS_BACK)
+async def test_a_target_that_does_not_say_the_address_it_was_given_is_not_believed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    read = SimulatedDevice.get_config
+
+    async def of_its_own(device: SimulatedDevice, offset: int, length: int) -> bytes:
+        config = await read(device, offset, length)
+        return SPARE.mac + config[6:] if device.path == "spare" else config
+
+    async with two(tmp_path, replace(SPARE, mac=HOME, **WAYS_BACK[way])) as (rig, guest):
+        await busy(guest)
+        monkeypatch.setattr(SimulatedDevice, "get_config", of_its_own)
+        await stays(rig, guest, "replay")
+        assert (
+            "52:54:00:12:76:02 after 52:54:00:aa:00:01 was set"
+            in rig.log.of("switchover.failed")[0]["reason"]
+        )
 
 
 @pytest.mark.parametrize("takes", [True, False])

@@ -81,12 +81,15 @@ async def test_descriptors_that_came_while_the_guest_ran_are_the_ones_that_move(
         await well(guest)
 
 
-async def test_moves_leave_no_descriptor_and_no_mapping_behind(tmp_path: Path) -> None:
+@pytest.mark.parametrize("words", [{"back": True}, {"dry": True}], ids=["there and back", "dry"])
+async def test_moves_leave_no_descriptor_and_no_mapping_behind(
+    tmp_path: Path, words: dict[str, bool]
+) -> None:
     async with two(tmp_path) as (rig, guest):
-        await rehearse(rig, back=True)
+        await rehearse(rig, **words)
         gc.collect()
         before = open_descriptors(), mappings()
-        answer = await rehearse(rig, back=True, times=10)
+        answer = await rehearse(rig, times=10, **words)
         assert answer["verdict"] == "passed"
         gc.collect()
         assert (open_descriptors(), mappings()) == before
