@@ -221,11 +221,32 @@ def test_the_state_is_the_fold_of_the_acknowledged_in_any_order_of_answers(done,
     order = list(range(len(done)))
     random.shuffle(order)
     answered: set[int] = set()
+    told = []
     for command_id in order:
         ledger.answered(command_id, acked=done[command_id][1])
+        assert ledger.answered(command_id, acked=True) is None, "nothing is answered twice"
         answered.add(command_id)
-        assert ledger.state == fold([done[i][0] for i in sorted(answered) if done[i][1]])
+        told += ledger.take_fresh()
+        acknowledged = [(i, done[i][0]) for i in sorted(answered) if done[i][1]]
+        assert sorted(told, key=lambda each: each[0]) == acknowledged
+        assert ledger.state == fold([command for _, command in acknowledged])
+        assert ledger.state == fold([command for _, command in ledger.ahead()], ledger.settled)
+        assert ledger.unanswered() == [done[i][0] for i in range(len(done)) if i not in answered]
     assert not ledger._entries
+
+
+def test_what_no_command_of_the_guests_says_outlasts_an_answer_that_was_awaited():
+    ledger = Ledger(RESET._replace(announce=True))
+    ledger.submitted(1, MacAddrSet(OTHER))
+    ledger.announced()
+    ledger.widened(widened=True)
+    assert ledger.take_fresh() == [(0, AnnounceAck())]
+    ledger.answered(1, acked=True)
+    assert ledger.state == RESET._replace(mac=OTHER, widened=True)
+    ledger.submitted(2, MacAddrSet(MAC))
+    ledger.raise_announce()
+    ledger.answered(2, acked=True)
+    assert ledger.state.announce
 
 
 def test_a_reset_leaves_what_the_negotiated_features_say():
