@@ -16,7 +16,7 @@ from cvqd.wire.net_config import NetConfig
 from cvqd.wire.packed_ring import PackedBase
 from cvqd.wire.split_ring import RingAddresses
 from cvqd.wire.vhost_vdpa import Access, Backend, BatchMark, IovaRange, Map, Unmap
-from cvqd.wire.virtio import Feature, mask_of
+from cvqd.wire.virtio import Feature, Status, mask_of
 
 FEATURES = mask_of(Feature.VERSION_1, Feature.ACCESS_PLATFORM, Feature.CTRL_VQ, Feature.MQ)
 BACKEND = lifecycle.BACKEND_USED
@@ -30,6 +30,7 @@ PLAN = StartPlan(
     ),
     RingPlan(2, 128, RingAddresses(2, 4098, 8194), 0, kick=14, call=15),
 )
+ALL_UNBOUND = {(call, index, -1) for call in ("set_vring_kick", "set_vring_call") for index in range(3)}
 
 
 class Recorder:
@@ -39,6 +40,7 @@ class Recorder:
         self.calls: list[tuple[Any, ...]] = []
         self.status = 0
         self.refuses_features = False
+        self.at_driver_ok = 0
         self.answers: dict[str, Any] = {
             "device_id": 1,
             "get_backend_features": BACKEND | Backend.DESC_ASID.mask,
@@ -67,6 +69,7 @@ class Recorder:
             self.calls.append((name, *arguments, *keywords.values()))
             if name == "set_status":
                 self.status = 3 if arguments[0] == 11 and self.refuses_features else arguments[0]
+                self.status |= self.at_driver_ok if arguments[0] == 15 else 0
             return None
 
         return call
@@ -141,6 +144,7 @@ async def test_bring_up_follows_the_order_that_every_kernel_accepts():
         ("set_vring_kick", 0, 10),
     ]
     assert device.calls[-2:] == [("set_vring_enable", 2, True), ("set_status", 15)]
+    assert len(device.named("set_vring_enable")) == 1, "data queues wait for the state"
     device.calls.clear()
     await lifecycle.enable_data(device, facts, PLAN)
     assert device.calls == [("set_vring_enable", 0, True), ("set_vring_enable", 1, True)]
@@ -174,6 +178,15 @@ async def test_a_device_that_drops_features_ok_is_refused():
     assert ("set_status", 15) not in device.calls
 
 
+@pytest.mark.parametrize("sign", [Status.NEEDS_RESET, Status.FAILED])
+async def test_a_device_that_fails_at_driver_ok_is_not_taken_for_a_running_one(sign: Status):
+    device = Recorder()
+    facts, mappings = await prepared(device)
+    device.at_driver_ok = sign
+    with pytest.raises(DeviceError, match="failed at DRIVER_OK"):
+        await lifecycle.bring_up(device, facts, mappings, ISOLATED, PLAN)
+
+
 async def test_driver_ok_is_never_set_over_an_address_space_in_which_nothing_is_mapped():
     device = Recorder()
     facts, mappings = await prepared(device)
@@ -188,7 +201,7 @@ async def test_stop_keeps_the_indices_resets_and_takes_every_descriptor_back():
     facts, _ = await prepared(device)
     assert await lifecycle.stop(device, facts, PLAN) == {0: 7, 1: 7}
     assert device.calls[:2] == [("suspend",), ("set_status", 0)]
-    assert {call[1:] for call in device.calls[2:]} == {(index, -1) for index in range(3)}
+    assert set(device.calls[2:]) == ALL_UNBOUND
 
 
 async def test_a_device_that_cannot_suspend_is_reset_and_has_no_indices():
@@ -243,7 +256,7 @@ async def test_a_device_that_cannot_be_suspended_is_reset_and_gives_every_descri
     with pytest.raises(DeviceError, match="SUSPEND"):
         await lifecycle.stop(device, facts, PLAN)
     assert device.calls[0] == ("set_status", 0)
-    assert {call[1:] for call in device.calls[1:]} == {(index, -1) for index in range(3)}
+    assert set(device.calls[1:]) == ALL_UNBOUND
 
 
 async def test_a_device_that_cannot_be_reset_gives_every_descriptor_back():
