@@ -14,6 +14,7 @@ from cvqd.errors import StateError
 from cvqd.host import state_file
 from cvqd.host.state_file import NAME, StateFile, boot_id
 from cvqd.wire.state_log import MAX_LOG
+from kit.rig import open_descriptors
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,6 +49,16 @@ def test_a_new_file_is_not_made_of_what_a_killed_process_had_begun(tmp_path: Pat
     with closing(StateFile(str(tmp_path))) as file:
         file.create(2 * SIZE)[:] = b"x" * (2 * SIZE)
         assert bytes(file.create(SIZE)) == bytes(SIZE)
+
+
+def test_no_descriptor_is_left_behind(tmp_path: Path):
+    before = open_descriptors()
+    with closing(made(tmp_path)) as file:
+        assert file.read()
+        with pytest.raises(StateError):
+            StateFile(str(tmp_path))
+    assert boot_id()
+    assert open_descriptors() == before
 
 
 def test_every_byte_has_its_block_before_the_file_is_used(tmp_path: Path):

@@ -17,7 +17,7 @@ from cvqd.simulator.spec import DEFAULT_MAC, SimulatorSpec
 from cvqd.testing.driver import GuestMemory
 from cvqd.testing.events import EventRecorder
 from cvqd.testing.sequences import ORDERS
-from cvqd.wire.net_control import MacAddrSet, RxMode, RxModeSet, VlanAdd, VqPairsSet
+from cvqd.wire.net_control import AnnounceAck, MacAddrSet, RxMode, RxModeSet, VlanAdd, VqPairsSet
 from cvqd.wire.virtio import Feature
 from kit.rig import BROADCAST, KEEPERS, MAC_A, MAC_B, Guest, Rig, frame, settled
 
@@ -168,6 +168,18 @@ async def test_a_reset_just_before_the_end_is_remembered(tmp_path: Path) -> None
             assert not rig.log.of("state.loaded")
             await back.start()
             assert rig.owner.state.mac == DEFAULT_MAC
+
+
+async def test_an_announcement_that_was_asked_for_is_owed_still(tmp_path: Path) -> None:
+    async with AsyncExitStack() as outliving:
+        async with daemon(tmp_path) as first:
+            guest = await outliving.enter_async_context(a_guest(first, "qemu"))
+            await change_everything(guest)
+            first.owner.announce()
+        async with daemon(tmp_path) as rig, guest.behind(rig) as back:
+            await back.start()
+            assert rig.owner.state.announce
+            assert await back.command(AnnounceAck().encode()) == 0
 
 
 async def test_rings_in_use_without_a_state_are_worth_a_warning(tmp_path: Path) -> None:

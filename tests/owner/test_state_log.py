@@ -9,6 +9,7 @@ import pytest
 
 from cvqd.core.kept_state import KeptState
 from cvqd.core.ledger import Ledger
+from cvqd.core.queues.packed_answers import Answered, PackedAnswers
 from cvqd.core.state_keeper import NothingKept
 from cvqd.core.tracked import TableKept, TrackedState
 from cvqd.errors import StateError
@@ -16,6 +17,7 @@ from cvqd.host import state_file
 from cvqd.owner.state_log import StateLog
 from cvqd.testing.events import EventRecorder
 from cvqd.wire.net_control import CoalVqGet, MacAddrSet, MacTableSet, StatsQuery, VlanAdd
+from cvqd.wire.packed_ring import PackedDescriptor
 from cvqd.wire.state_log import HALF_HEADER, HEADER_SIZE
 from cvqd.wire.virtio import Feature, mask_of
 
@@ -99,11 +101,22 @@ def test_a_life_that_ended_is_not_gone_on_with(tmp_path: Path):
     with closing(opened(tmp_path)) as kept:
         assert kept.loaded is None
         kept.begin(LIFE)
+        answered = Answered(PackedDescriptor(0x1000, 64, 0, 0), 1, 0, 1)
+        kept.note(PackedAnswers(num=8, place=0, wrap=True, answered=(answered,)))
+        assert kept.noted
         kept.end()
+        assert not kept.noted, "the next driver's ring is another"
+        kept.compact(Ledger(RESET))
     log = EventRecorder()
     with closing(opened(tmp_path, log)) as kept:
         assert kept.loaded is None
         assert log.names() == ["state.kept"]
+
+
+def test_a_state_that_does_not_fit_is_not_silently_left_out(tmp_path: Path):
+    large = RESET._replace(unicast=(OTHER,) * 100_000)
+    with closing(opened(tmp_path)) as kept, pytest.raises(StateError, match="does not fit"):
+        kept.begin(LIFE._replace(state=large))
 
 
 def test_questions_are_not_kept_and_a_widened_table_is_one_that_was_asked_for(tmp_path: Path):
