@@ -44,6 +44,16 @@ def test_features_are_offered_with_bit_30_and_never_with_access_platform():
         Offer(features=Feature.ACCESS_PLATFORM.mask, rings=3, ring_size=256)
 
 
+def test_an_offer_is_narrowed_and_never_widened():
+    session = negotiated()
+    session.narrow(mask_of(Feature.VERSION_1, Feature.MQ, Feature.CTRL_VLAN))
+    assert (
+        reply_value(say(session, message(R.GET_FEATURES))) == mask_of(Feature.VERSION_1, Feature.MQ) | BIT_30
+    )
+    session.narrow(FEATURES)
+    assert reply_value(say(session, message(R.GET_FEATURES))) == FEATURES | BIT_30
+
+
 def test_queue_num_counts_all_rings_and_slots_are_32():
     session = negotiated()
     assert reply_value(say(session, message(R.GET_QUEUE_NUM))) == 5

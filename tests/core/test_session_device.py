@@ -49,11 +49,13 @@ def test_config_that_is_not_there_has_an_empty_answer():
 @pytest.mark.parametrize("need_reply", [False, True])
 def test_a_refused_config_write_does_not_end_the_connection(*, need_reply: bool):
     session = negotiated()
+    say(session, u64(R.SET_STATUS, 3))
     payload = payloads.ConfigAccess(0, 0, b"\2\0\0\0\0\1").encode()
     said = message(R.SET_CONFIG, payload, need_reply=need_reply)
     assert session.receive(said) == effects.WriteConfig(0, b"\2\0\0\0\0\1", 0)
     reply = session.reply(said, effects.Refusal("read-only"))
     assert (reply_value(reply) if need_reply else reply) == (1 if need_reply else None)
+    assert session.status == 3, "what was said before it is not taken back"
 
 
 def test_status_is_kept_and_asked_for():

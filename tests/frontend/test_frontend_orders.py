@@ -230,6 +230,7 @@ async def test_reset_device_ends_the_drivers_life(rig: Rig) -> None:
         await guest.set_mac(MAC_A)
         await guest.front_end.reset_device()
         assert not rig.owner.running
+        assert rig.log.of("device.stopped")[-1]["reason"] == "RESET_DEVICE"
         assert (await guest.front_end.get_config(0, 6)) == DEFAULT_MAC
 
 
@@ -269,6 +270,33 @@ async def test_get_vring_base_is_where_the_device_stood(rig: Rig) -> None:
         bases = [await guest.front_end.get_vring_base(index) for index in range(5)]
         assert bases == [5, 5, 0, 0, 3]
         assert not rig.owner.running
+
+
+async def test_a_ring_that_is_changed_while_it_runs_is_taken_in_anew(rig: Rig) -> None:
+    async with rig.guest("qemu") as guest:
+        await guest.start()
+        guest.driver.fill(buffers=32)
+        assert await guest.echo(frame(BROADCAST))
+        await guest.front_end.set_vring_num(0, guest.driver.queues[0].num)
+        assert rig.log.of("device.stopped")[-1]["reason"] == "SET_VRING_NUM changes ring 0"
+        assert rig.owner.running == frozenset(range(5))
+        assert await guest.echo(frame(BROADCAST))
+
+
+async def test_shadow_memory_among_the_guests_moves_for_a_region(tmp_path: Path) -> None:
+    spec = SimulatorSpec(max_queue_pairs=2, address_spaces=1)
+    async with Rig.opened(tmp_path, spec, require_isolation=False) as rig, rig.guest("qemu") as guest:
+        await guest.start()
+        await guest.set_mac(MAC_A)
+        asid, before = rig.owner.current.shadow.placed or (-1, 0)
+        assert asid == 0
+        with GuestMemory(4096, before, 0x6000_0000_0000) as more:
+            await guest.front_end.add_mem_reg(more.description, more.fileno())
+            assert rig.log.of("device.stopped")[-1]["reason"] == "ADD_MEM_REG moves its memory"
+            asid, now = rig.owner.current.shadow.placed or (-1, 0)
+            assert (asid, now + rig.owner.current.shadow.size <= before) == (0, True)
+            assert rig.owner.running
+            await guest.set_mac(MAC_B)
 
 
 async def test_a_ring_that_is_stopped_has_nobody_standing_in_for_its_call(rig: Rig) -> None:
