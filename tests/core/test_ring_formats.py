@@ -404,6 +404,14 @@ def test_more_packed_buffers_than_there_are_descriptors_break_the_queue() -> Non
         both.device.pop()
 
 
+def test_a_packed_buffer_is_known_by_the_id_of_its_last_descriptor() -> None:
+    both = Both(RingFormat(packed=True), 8)
+    parts = parts_of(both, b"data", 1, 8)
+    id_ = both.driver.add(parts)
+    both.ring.put_body(0, *parts[0][:2], id_ + 1)
+    assert both.pop().head == id_
+
+
 # what devices do wrong
 
 
@@ -414,6 +422,20 @@ def test_a_packed_id_that_is_not_out_is_the_end_of_the_ring() -> None:
     driver.publish()
     both.ring.put_used(0, 77, 1)
     both.ring.put_flags(0, used_flags(wrap=True))
+    with pytest.raises(RingError, match=r"used\.id") as caught:
+        driver.take()
+    assert caught.value.fatal
+
+
+def test_a_packed_id_that_comes_back_twice_is_the_end_of_the_ring() -> None:
+    both = Both(RingFormat(packed=True), 4)
+    driver = driver_ring(both.ring, no_fence)
+    ids = [driver.offer([(both.put(b"x"), 1, 0)]) for _ in range(2)]
+    driver.publish()
+    for place in range(2):
+        both.ring.put_used(place, ids[0], 1)
+        both.ring.put_flags(place, used_flags(wrap=True))
+    assert driver.take() == (ids[0], 1)
     with pytest.raises(RingError, match=r"used\.id") as caught:
         driver.take()
     assert caught.value.fatal

@@ -193,3 +193,12 @@ def test_get_vring_base_stops_the_ring_and_gives_the_devices_index():
     assert payloads.decode_vring_state("X", reply[12:]) == payloads.VringState(0, 4711)
     assert call.closed
     assert session.rings[0].base == 4711
+
+
+def test_every_descriptor_of_a_ring_is_closed_with_the_session():
+    session = negotiated()
+    fds = {request: FakeFd() for request in (R.SET_VRING_KICK, R.SET_VRING_CALL, R.SET_VRING_ERR)}
+    for request, fd in fds.items():
+        say(session, ring_fd(request, 0, fd))
+    session.close()
+    assert all(fd.closed for fd in fds.values())

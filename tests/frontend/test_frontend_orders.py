@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -33,7 +34,6 @@ from kit.rig import (
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-    from pathlib import Path
 
 CONTROLLED = sorted(set(ORDERS) - KEEPERS)
 STATION = bytes.fromhex("525400dd0001")
@@ -297,6 +297,21 @@ async def test_shadow_memory_among_the_guests_moves_for_a_region(tmp_path: Path)
             assert (asid, now + rig.owner.current.shadow.size <= before) == (0, True)
             assert rig.owner.running
             await guest.set_mac(MAC_B)
+
+
+def watched(rig: Rig) -> int:
+    """Idle kicks that are listened to."""
+    return Path(f"/proc/self/fdinfo/{rig.backend._kicks._epoll.fileno()}").read_text().count("tfd:")
+
+
+async def test_nobody_listens_to_a_kick_whose_front_end_has_left(rig: Rig) -> None:
+    """It lives on at the other end: closing our number for it does not end that."""
+    async with rig.guest("qemu") as guest:
+        await guest.front_end.set_vring_kick(0, guest.driver.queues[0].kick)
+        assert watched(rig) == 1
+        guest.front_end.close()
+        await settled()
+        assert watched(rig) == 0
 
 
 async def test_a_ring_that_is_stopped_has_nobody_standing_in_for_its_call(rig: Rig) -> None:

@@ -131,6 +131,17 @@ async def test_tables_that_one_device_takes_and_the_other_does_not(tmp_path: Pat
         assert await guest.echo(frame(GROUP, b"group"))
 
 
+async def test_a_guest_whose_control_queue_is_kept_comes_back_with_its_pairs(tmp_path: Path) -> None:
+    spec = replace(SPARE, mac=HOME, backend_features=NO_RESUME)
+    spare = replace(SPARE, call_faults=(CallFault("set_vring_num"),))
+    async with two(tmp_path, spec, spare, order="qemu-net") as (rig, guest):
+        for index in range(4):
+            await guest.front_end.set_vring_enable(index, enable=True)
+        (move,) = (await rehearse(rig))["moves"]
+        assert (move["verdict"], move["guest_on"]) == ("failed", "source")
+        assert rig.owner.state.pairs == rig.device.net.control.state.pairs == 2
+
+
 @jumping_clock
 async def test_a_source_that_cannot_take_its_guest_back_is_tried_once_more(tmp_path: Path) -> None:
     # the features are taken for a look, at negotiation, at the start, and not when it is to start again
