@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 
@@ -60,6 +61,7 @@ async def serve(connection: Connection, session: Session, ended: list[str]) -> N
 async def test_each_order_plays_over_a_socket_and_leaves_no_descriptor(name: str):
     kind = DescriptorKind.SOCKET if name == "uml" else DescriptorKind.EVENTFD
     ended: list[str] = []
+    gc.collect()
     with GuestMemory() as memory:
         before = open_descriptors()
         with NetDriver(memory, 1, 64, call_kind=kind) as driver:
@@ -156,6 +158,7 @@ BAD_MESSAGES = {
 async def test_a_bad_message_ends_the_connection_with_a_reason_and_leaks_nothing(
     data: bytes, count: int, reason: str
 ):
+    gc.collect()
     before = open_descriptors()
     ours, theirs = socket.socketpair()
     ended: list[str] = []

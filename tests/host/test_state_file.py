@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import signal
 import subprocess
@@ -52,6 +53,7 @@ def test_a_new_file_is_not_made_of_what_a_killed_process_had_begun(tmp_path: Pat
 
 
 def test_no_descriptor_is_left_behind(tmp_path: Path):
+    gc.collect()
     before = open_descriptors()
     with closing(made(tmp_path)) as file:
         assert file.read()
