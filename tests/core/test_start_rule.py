@@ -47,16 +47,6 @@ def test_without_a_control_queue_the_first_pair_is_enough_for_a_kick():
     assert wants_start(plain._replace(kicked=True))
 
 
-def test_a_control_queue_that_was_taken_and_never_spoken_of_is_its_front_ends_once_the_guest_kicks():
-    data = frozenset(range(4))
-    kept = READY._replace(cvq=None, expected=data, complete=data, enabled=data, keeps_cvq=True)
-    assert not wants_start(kept), "its turn may be to come"
-    assert not wants_start(kept._replace(kicked=True, unread=True))
-    assert wants_start(kept._replace(kicked=True))
-    assert wants_start(kept._replace(status=STATUS | Status.DRIVER_OK))
-    assert not wants_stop(kept, data)
-
-
 def test_the_device_stops_when_the_last_ring_does():
     assert not wants_stop(READY, RINGS)
     assert not wants_stop(READY._replace(enabled=frozenset({3})), RINGS)

@@ -194,7 +194,6 @@ async def test_a_control_queue_that_the_guest_took_and_its_front_end_kept_is_dri
     async with Rig.opened(tmp_path, FOUR) as rig, rig.guest("cloud-hypervisor") as guest:
         assert guest.features & Feature.CTRL_VQ.mask
         await guest.front_end.play(guest.order.start(guest.setup))
-        assert not rig.owner.running, "a word about the control queue may follow"
         for _ in range(2):
             for pair in range(4):
                 guest.driver.fill(pair)
@@ -234,13 +233,14 @@ async def test_a_guest_behind_it_goes_on_after_a_pause_and_after_a_snapshot(tmp_
         assert await guest.echo(frame(OTHER))
 
 
-async def test_a_control_queue_that_is_spoken_of_late_is_the_guests_after_all(tmp_path: Path) -> None:
+async def test_a_front_end_that_sets_up_the_control_queue_late_is_waited_for(tmp_path: Path) -> None:
+    """Its guest's kicks may be there already: one that goes on would lose its state to a start without it."""
     async with Rig.opened(tmp_path) as rig, rig.guest("crosvm") as guest:
         whole = guest.setup
         await guest.front_end.play(guest.order.start(whole._replace(rings=whole.rings[:4])))
         guest.driver.fill()
         await settled()
-        assert rig.owner.running == set(range(4))
+        assert not rig.owner.running
         for step in guest.order.start(whole._replace(rings=whole.rings[4:])):
             if step.request.name.startswith("SET_VRING"):
                 await guest.front_end.request(step.request, step.payload, step.descriptors)

@@ -22,8 +22,6 @@ class Readiness(NamedTuple):
     ``kicked`` says that a ring was kicked before the start, ``unread`` that
     messages of the front-end are waiting unread.
 
-    ``keeps_cvq`` says that the guest took CTRL_VQ but its front-end has not mentioned the ring so far.
-    If it never does, it serves that ring itself, as cloud-hypervisor does.  ``cvq`` is None then.
     """
 
     features_set: bool
@@ -34,7 +32,6 @@ class Readiness(NamedTuple):
     cvq: int | None
     kicked: bool
     unread: bool
-    keeps_cvq: bool = False
 
     @classmethod
     def of(
@@ -49,9 +46,6 @@ class Readiness(NamedTuple):
     ) -> Readiness:
         """Readiness of a session whose guest has ``pairs`` queue pairs; rings in ``left`` do not count."""
         data = frozenset(range(2 * pairs))
-        keeps_cvq = cvq is not None and not session.rings[cvq].named
-        if keeps_cvq:
-            cvq = None
         return cls(
             features_set=session.features_set,
             status=session.status if session.status_negotiated else None,
@@ -61,7 +55,6 @@ class Readiness(NamedTuple):
             cvq=cvq,
             kicked=kicked,
             unread=unread,
-            keeps_cvq=keeps_cvq,
         )
 
     @property
@@ -76,7 +69,7 @@ def wants_start(ready: Readiness) -> bool:
         return False
     if ready.status is not None:
         return bool(ready.status & Status.DRIVER_OK)
-    if ready.expected <= ready.complete & ready.enabled and not ready.keeps_cvq:
+    if ready.expected <= ready.complete & ready.enabled:
         return True
     # if a front-end leaves rings out, only its guest's first kick shows that it has sent everything
     return ready.kicked and not ready.unread and ready.first_pair & ready.enabled == ready.first_pair

@@ -55,8 +55,8 @@ class Starter:
     @property
     def features(self) -> int:
         """The guest's features, without CTRL_VQ if its front-end keeps the control queue to itself."""
-        features = self._session.features
-        return features & ~Feature.CTRL_VQ.mask if self._readiness().keeps_cvq else features
+        kept = Feature.CTRL_VQ.mask if self._session.keeps_control_queue else 0
+        return self._session.features & ~kept
 
     async def settle(self) -> None:
         """Start or stop the device if the session's state now calls for it."""
@@ -143,7 +143,7 @@ class Starter:
     def _readiness(self) -> Readiness:
         return Readiness.of(
             self._session,
-            cvq=self._owner.cvq_with(self._session.features),
+            cvq=self._owner.cvq_with(self.features),
             pairs=self._owner.guest_pairs,
             left=self._idle.left,
             kicked=self._idle.kicked,

@@ -49,12 +49,6 @@ class Ring:
     err: FileDescriptor | None = None
 
     @property
-    def named(self) -> bool:
-        """The front-end has set up some of it; ``enabled`` does not count, as it may be set for all rings."""
-        said = (self.addresses, self.kick, self.call, self.err)
-        return self.num > 0 or any(each is not None for each in said)
-
-    @property
     def configured(self) -> bool:
         """NUM, ADDR and KICK have been set."""
         return self.num > 0 and self.addresses is not None and self.kick is not None
@@ -66,6 +60,9 @@ class SessionRings:
     def __init__(self, count: int, size: int) -> None:
         """Rings 0 to ``count - 1``, of at most ``size`` descriptors."""
         self.rings: dict[int, Ring] = {index: Ring() for index in range(count)}
+        #: those of the latest SET_VRING_NUM messages that no SET_VRING_ADDR interrupted
+        self.sized_together: set[int] = set()
+        self._addressed = False
         self._size = size
 
     def ring(self, name: str, index: int) -> Ring:
@@ -85,6 +82,9 @@ class SessionRings:
                 name, f"size {state.num} of ring {state.index} is above the device's maximum of {self._size}"
             )
         ring.num = state.num
+        if self._addressed:
+            self.sized_together, self._addressed = set(), False
+        self.sized_together.add(state.index)
         return RingConfigured(state.index)
 
     def set_address(self, name: str, address: VringAddress) -> RingConfigured:
@@ -93,6 +93,7 @@ class SessionRings:
         The flags are ignored: they ask for logging, which is not offered.
         """
         self.ring(name, address.index).addresses = address.addresses
+        self._addressed = True
         return RingConfigured(address.index)
 
     def set_base(self, name: str, state: VringState, most: int) -> RingConfigured:

@@ -98,6 +98,18 @@ class Session:
         return self._state.rings.rings
 
     @property
+    def keeps_control_queue(self) -> bool:
+        """The front-end serves the guest's control queue itself, although it passes CTRL_VQ on.
+
+        cloud-hypervisor does.  It says the sizes of all its rings before the address of any
+        (``virtio-devices/src/vhost_user/vu_common_ctrl.rs``), which shows the rings that it leaves out;
+        the front-ends that forward the control queue set up one ring after the other.
+        """
+        rings = self._state.rings.sized_together
+        # virtio 1.3 §5.1.2: behind pairs of rings, the control queue has an even index
+        return {0, 1} <= rings and max(rings) % 2 == 1
+
+    @property
     def backend_channel(self) -> FileDescriptor | None:
         """The descriptor of SET_BACKEND_REQ_FD, for ``host.backend_channel``; None before."""
         return self._state.backend_channel
