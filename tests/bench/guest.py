@@ -59,7 +59,7 @@ _COMMANDS = itertools.cycle(
 _TIMEOUT_NS = 5_000_000_000
 #: a daemon whose default state directory cannot be made, and that was told of no other
 _UNKEPT = (
-    "from cvqd import state_log; state_log.DEFAULT_STATE = '/dev/null/{instance}';"
+    "from cvqd.owner import state_log; state_log.DEFAULT_STATE = '/dev/null/{instance}';"
     " from cvqd.cli import main; raise SystemExit(main())"
 )
 
@@ -155,6 +155,8 @@ async def behind_daemon(
     with theirs, GuestMemory() as memory, NetDriver(memory, PAIRS, ring_format=ring_format) as driver:
         setup = driver.setup(features)
         with daemon(theirs.fileno(), cpu, node, packed=ring_format.packed, kept=kept) as (pid, log):
+            # the daemon has its own: one that dies hangs up
+            theirs.close()
             async with FrontEnd(ours) as frontend:
                 await frontend.play(ORDERS["qemu"].connect(setup))
                 await frontend.play(ORDERS["qemu"].start(setup))
