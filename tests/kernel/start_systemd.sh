@@ -24,6 +24,9 @@ LD_LIBRARY_PATH=/opt/cvqd/python/lib exec /opt/cvqd/python/bin/python3 -IS /opt/
 X
 chmod 755 /opt/cvqd/cvqd
 
+# what an instance on the host left behind is not that of the one in here
+rm -rf /etc/cvqd /var/lib/cvqd /var/lib/private/cvqd
+
 units=/run/systemd/system
 mkdir -p $units
 rm -rf /etc/systemd/system/*.wants /lib/systemd/system/*.target.wants

@@ -155,7 +155,7 @@ async def test_what_is_enabled_starts_at_boot_and_has_its_sockets():
     systemctl("start", "sockets.target", "multi-user.target")
     # a target that was reached before does not wait for what it pulls in now
     await reached("active", "failed")
-    assert shown("ActiveState") == "active"
+    assert shown("ActiveState") == "active", journal_text()
     assert shown("StatusText") == f"waits for a front-end at {FRONTEND}"
     assert found(FRONTEND)[:2] == (0o660, "kvm")
     assert found(CONTROL)[:2] == (0o660, "cvqd")
@@ -195,7 +195,7 @@ def test_a_reload_and_a_question_are_answered_in_the_log():
     assert does("/opt/cvqd/cvqd", "status", "vm0").returncode == 0
     assert named("service.reloaded")[-1]["changed"] == ["control_queue.deadline"]
     assert named("status.reported")[-1]["status"]["instance"] == "vm0"
-    assert shown("ActiveState") == "active"
+    assert shown("ActiveState") == "active", journal_text()
 
 
 async def test_one_that_is_killed_starts_again_behind_the_same_sockets_and_knows_what_was_set():
