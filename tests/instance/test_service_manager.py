@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -80,22 +81,17 @@ async def test_the_watchdog_gets_signs_of_life_only_where_it_is_asked_for(
             assert await daemon.stop() == 0
 
 
-async def test_signals_until_the_very_end_change_nothing_about_it(tmp_path: Path, config: dict[str, Any]):
+async def test_more_signals_on_the_way_to_the_end_change_nothing_about_it(
+    tmp_path: Path, config: dict[str, Any]
+):
+    """timeout(1) sends two."""
     async with DaemonProcess.start(tmp_path, config) as daemon:
-        codes = []
-
-        async def wait(task_status: trio.TaskStatus[None]) -> None:
-            task_status.started()
-            codes.append(await daemon.wait())
-
-        async with trio.open_nursery() as nursery:
-            await nursery.start(wait)
-            # timeout(1) sends two; here they come until nobody is there to take them
-            while not codes:
-                for ends in (signal.SIGTERM, signal.SIGINT):
+        for stage in ("service.started", "service.stopping", "service.stopped"):
+            await daemon.until(lambda event, stage=stage: event["event"] == stage, stage)
+            for ends in (signal.SIGTERM, signal.SIGINT):
+                with suppress(ProcessLookupError):
                     os.kill(daemon.pid, ends)
-                await trio.lowlevel.checkpoint()
-        assert codes == [0]
+        assert await daemon.wait() == 0
         assert daemon.events[-1]["event"] == "service.stopped"
 
 
