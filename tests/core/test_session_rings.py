@@ -202,3 +202,27 @@ def test_every_descriptor_of_a_ring_is_closed_with_the_session():
         say(session, ring_fd(request, 0, fd))
     session.close()
     assert all(fd.closed for fd in fds.values())
+
+
+@pytest.mark.parametrize(
+    ("batches", "keeps"),
+    [
+        ([(0, 1, 2, 3)], True),  # cloud-hypervisor
+        ([(0, 1, 2, 3, 4)], False),  # the control queue is among them
+        ([(0,), (1,), (2,), (3,)], False),  # one after the other: its turn may be to come
+        ([(0, 1, 2, 3, 4), (0, 1)], True),  # another driver, with fewer queues
+        ([(0, 1), (0,)], False),
+        ([], False),
+    ],
+)
+def test_who_keeps_the_control_queue_shows_in_the_rings_that_are_sized_together(
+    batches: list[tuple[int, ...]], *, keeps: bool
+):
+    session = negotiated()
+    for batch in batches:
+        for index in batch:
+            say(session, state(R.SET_VRING_NUM, index, 64))
+        for index in batch:
+            address = payloads.VringAddress(index, 0, RingAddresses(USER, USER, USER))
+            say(session, message(R.SET_VRING_ADDR, address.encode()))
+    assert session.keeps_control_queue is keeps
